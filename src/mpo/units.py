@@ -1,0 +1,90 @@
+"""Numbers with units, and back: "50MB" <-> 50_000_000 bytes, "12ms" <-> 12.0 milliseconds.
+
+Sizes: B kB MB GB (powers of 1000), KiB MiB GiB (powers of 1024). Times: us ms s, kept in milliseconds.
+Shares: "50%" and "0.5x", kept as a factor of the original.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from mpo.errors import UsageError
+
+Dimension = Literal["bytes", "ms", "factor", "count"]
+
+BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+COUNTS = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number and what it counts: bytes, milliseconds, a factor of the original, or a bare count."""
+
+    value: float
+    dimension: Dimension
+
+
+def parse_quantity(text: str) -> Quantity:
+    """Read a number with its unit.
+
+    Raises:
+        UsageError: not a finite positive number, or an unknown unit.
+    """
+    match = _NUMBER.fullmatch(text)
+    if not match:
+        raise UsageError(f"{text!r} is not a number with a unit.", hint="Write it like 50MB, 12ms or 50%.")
+    number, unit = float(match[1]), match[2]
+    if not math.isfinite(number) or number <= 0:
+        raise UsageError(f"{text!r} must be greater than zero.", hint="Write it like 50MB, 12ms or 50%.")
+    if unit in BYTES:
+        return Quantity(number * BYTES[unit], "bytes")
+    if unit in MILLISECONDS:
+        return Quantity(number * MILLISECONDS[unit], "ms")
+    if unit == "%":
+        return Quantity(number / 100, "factor")
+    if unit == "x":
+        return Quantity(number, "factor")
+    if unit == "" or unit in COUNTS:
+        return Quantity(number * COUNTS.get(unit, 1), "count")
+    known = ", ".join([*BYTES, *MILLISECONDS, "%", "x"])
+    raise UsageError(f"{text!r} has the unknown unit {unit!r}.", hint=f"Known units: {known}.")
+
+
+def parse_share(text: str) -> float:
+    """Read "1%", "0.01" or "0.5x" as a factor: 0.01, 0.01, 0.5."""
+    if text.strip() in {"0", "0%"}:
+        return 0.0
+    quantity = parse_quantity(text)
+    if quantity.dimension not in {"factor", "count"}:
+        raise UsageError(f"{text!r} is not a share.", hint="Write it like 1% or 0.01.")
+    return quantity.value
+
+
+def format_bytes(value: float) -> str:
+    """1234567 -> "1.23 MB"."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}" if abs(value) < 999.5 * size else f"{value / size:.0f} {unit}"
+    return f"{value:.0f} B"
+
+
+def format_ms(value: float) -> str:
+    """0.0123 -> "12.3 us"; 1.5 -> "1.50 ms"; 2500 -> "2.50 s"."""
+    if abs(value) >= 1e3:
+        return f"{value / 1e3:.3g} s"
+    if abs(value) >= 1:
+        return f"{value:.3g} ms"
+    return f"{value * 1e3:.3g} us"
+
+
+def format_count(value: float) -> str:
+    """853018 -> "853 k"; 125485706 -> "125 M"."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,49 @@
+"""Numbers with units."""
+
+import pytest
+
+from mpo.errors import UsageError
+from mpo.units import format_bytes, format_count, format_ms, parse_quantity, parse_share
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "dimension"),
+    [
+        ("50MB", 50e6, "bytes"),
+        ("1 KiB", 1024, "bytes"),
+        ("12ms", 12, "ms"),
+        ("1.5s", 1500, "ms"),
+        ("50%", 0.5, "factor"),
+        ("0.5x", 0.5, "factor"),
+        ("3M", 3e6, "count"),
+        ("5", 5, "count"),
+    ],
+)
+def test_a_number_with_its_unit_is_read(text: str, value: float, dimension: str) -> None:
+    quantity = parse_quantity(text)
+    assert quantity.value == pytest.approx(value)
+    assert quantity.dimension == dimension
+
+
+@pytest.mark.parametrize("text", ["", "MB", "12 parsecs", "-5MB", "0ms", "nan", "1e999", "5mb", "12ms;"])
+def test_what_is_not_a_number_with_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_quantity(text)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_a_share_is_read_with_and_without_a_percent_sign() -> None:
+    assert parse_share("1%") == pytest.approx(0.01)
+    assert parse_share("0.02") == pytest.approx(0.02)
+    assert parse_share("0") == 0.0
+    with pytest.raises(UsageError):
+        parse_share("5MB")
+
+
+def test_numbers_are_printed_with_three_digits() -> None:
+    assert format_bytes(50_000_000) == "50 MB"
+    assert format_bytes(1_234_567) == "1.23 MB"
+    assert format_ms(0.0123) == "12.3 us"
+    assert format_ms(2500) == "2.5 s"
+    assert format_count(853_018) == "853 k"
