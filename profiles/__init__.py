@@ -1,0 +1,1 @@
+"""Know a device: describe it and measure models on it."""
