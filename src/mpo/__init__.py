@@ -1,0 +1,29 @@
+"""mpo: give it a trained model, its data and a budget; get back a smaller model that is measured to fit.
+
+The verbs of the command line are functions here. Nothing heavy is imported until one is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpo.optimizer.subject import Data, Subject
+    from mpo.pipeline import load, optimize
+
+__version__ = "0.1.0"
+__all__ = ["Data", "Subject", "__version__", "load", "optimize"]
+
+_HOMES = {
+    "Data": "mpo.optimizer.subject",
+    "Subject": "mpo.optimizer.subject",
+    "load": "mpo.pipeline",
+    "optimize": "mpo.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'mpo' has no attribute {name!r}")
