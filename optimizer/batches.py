@@ -87,20 +87,24 @@ def map_tensors(value: Any, change: Any) -> Any:
     return value
 
 
-def take(batch: Batch, count: int) -> Batch:
-    """The first `count` examples; repeats the batch's own examples when it holds fewer.
+def rows(batch: Batch, chosen: Tensor) -> Batch:
+    """The examples with these indices [n], in this order.
 
     Only tensors whose first axis is the batch axis are cut; anything else is kept whole.
     """
     size = batch.size
-    rows = torch.arange(count) % size
 
     def cut(tensor: Tensor) -> Tensor:
         own = tensor.dim() > 0 and tensor.shape[0] == size
-        return tensor[rows.to(tensor.device)] if own else tensor
+        return tensor[chosen.to(tensor.device)] if own else tensor
 
     targets = map_tensors(batch.targets, cut)
     return Batch(map_tensors(batch.args, cut), map_tensors(batch.kwargs, cut), targets)
+
+
+def take(batch: Batch, count: int) -> Batch:
+    """The first `count` examples; repeats the batch's own examples when it holds fewer."""
+    return rows(batch, torch.arange(count) % batch.size)
 
 
 def concatenate(parts: Sequence[Any]) -> Any:

@@ -1,4 +1,5 @@
-"""mpo: give it a trained model, its data and a budget; get back a smaller model that is measured to fit.
+"""mpo: give it a trained model, its data and a budget; get back a smaller model that is measured
+to fit.
 
 The verbs of the command line are functions here. Nothing heavy is imported until one is used.
 """
@@ -9,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mpo.api import load, optimize
     from mpo.optimizer.subject import Data, Subject
-    from mpo.pipeline import load, optimize
 
 __version__ = "0.1.0"
 __all__ = ["Data", "Subject", "__version__", "load", "optimize"]
@@ -18,8 +19,8 @@ __all__ = ["Data", "Subject", "__version__", "load", "optimize"]
 _HOMES = {
     "Data": "mpo.optimizer.subject",
     "Subject": "mpo.optimizer.subject",
-    "load": "mpo.pipeline",
-    "optimize": "mpo.pipeline",
+    "load": "mpo.api",
+    "optimize": "mpo.api",
 }
 
 

@@ -9,7 +9,8 @@
     ├── PartialError            7   some artefacts were made, some failed
     └── RefusedError            8   a file that mpo will not load or trust
 
-Every error carries one sentence that says what happened, with the numbers, and a hint that says what to do.
+Every error carries one sentence that says what happened, with the numbers, and a hint that says
+what to do.
 """
 
 from __future__ import annotations

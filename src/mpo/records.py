@@ -1,7 +1,8 @@
 """What flows between the parts: frozen, JSON-able records with units in their field names.
 
-A record holds what was measured or decided; nothing is rounded here (render does that), and none holds a
-torch object. The report's schema is `mpo.report/1`, made from `Report` and shipped as `schemas/report.json`.
+A record holds what was measured or decided; nothing is rounded here (render does that), and none
+holds a torch object. The report's schema is `mpo.report/1`, made from `Report` and shipped as
+`schemas/report.json`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Record(BaseModel):
 
 
 class Budget(Record):
-    """One bound that must hold: `metric` <= `limit`, or <= `factor` of the original when relative."""
+    """One bound that must hold: `metric` <= `limit`, or <= `factor` of the original when
+    relative."""
 
     text: str
     metric: Metric
@@ -61,9 +63,10 @@ class Block(Record):
 class Harm(Record):
     """What single-block removal does on calibration data.
 
-    `kl` is the mean KL divergence (nats per decision) between the original's output distribution and the
-    output with the block bypassed, or the relative squared error for outputs that are no logits;
-    `agreement` the share of equal decisions; `branch_ratio` = mean ||F(x)|| / ||x|| of the block's own change.
+    `kl` is the mean KL divergence (nats per decision) between the original's output distribution
+    and the output with the block bypassed, or the relative squared error for outputs that are no
+    logits; `agreement` the share of equal decisions; `branch_ratio` = mean ||F(x)|| / ||x|| of the
+    block's own change.
     """
 
     name: str
@@ -73,7 +76,8 @@ class Harm(Record):
 
 
 class Cluster(Record):
-    """Blocks that analysis found alike: consecutive, same shape, CKA with the anchor above the threshold."""
+    """Blocks that analysis found alike: consecutive, same shape, CKA with the anchor above the
+    threshold."""
 
     members: tuple[str, ...]
     anchor: str
@@ -83,8 +87,9 @@ class Cluster(Record):
 class PlanCandidate(Record):
     """A set of blocks to remove with what it is predicted to do.
 
-    `harm` is surrogate harm (additive plus pairwise) until `joint_kl` is measured by a forward pass with all
-    of them bypassed; `costs` are the table's predictions of the pruned model per metric.
+    `harm` is surrogate harm (additive plus pairwise) until `joint_kl` is measured by a forward
+    pass with all of them bypassed; `costs` are the table's predictions of the pruned model per
+    metric.
     """
 
     removed: tuple[str, ...]
@@ -95,7 +100,8 @@ class PlanCandidate(Record):
 
 
 class Plan(Record):
-    """What will be removed, why, and what else was considered: printable, diffable, saved as plan.json."""
+    """What will be removed, why, and what else was considered: printable, diffable, saved as
+    plan.json."""
 
     schema_: Literal["mpo.plan/1"] = Field("mpo.plan/1", alias="schema")
     method: str
@@ -108,7 +114,11 @@ class Plan(Record):
     notes: tuple[str, ...] = ()
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        populate_by_name=True,
+        serialize_by_alias=True,
     )
 
 
@@ -123,7 +133,8 @@ class Quality(Record):
 
 
 class Latency(Record):
-    """Solo latency of one inference at the recorded batch and threads; `samples_ms` keeps the raw times."""
+    """Solo latency of one inference at the recorded batch and threads; `samples_ms` keeps the raw
+    times."""
 
     p50: float
     p90: float
@@ -210,7 +221,8 @@ class Environment(Record):
 
 
 class Analysis(Record):
-    """Blocks, their similarity and their harm. `similarity` is row-major over `names`; None where undefined."""
+    """Blocks, their similarity and their harm. `similarity` is row-major over `names`; None where
+    undefined."""
 
     names: tuple[str, ...]
     similarity: tuple[tuple[float | None, ...], ...]
@@ -250,5 +262,9 @@ class Report(Record):
     warnings: tuple[str, ...]
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        populate_by_name=True,
+        serialize_by_alias=True,
     )

@@ -1,7 +1,7 @@
 """Numbers with units, and back: "50MB" <-> 50_000_000 bytes, "12ms" <-> 12.0 milliseconds.
 
-Sizes: B kB MB GB (powers of 1000), KiB MiB GiB (powers of 1024). Times: us ms s, kept in milliseconds.
-Shares: "50%" and "0.5x", kept as a factor of the original.
+Sizes: B kB MB GB (powers of 1000), KiB MiB GiB (powers of 1024). Times: us ms s, kept in
+milliseconds. Shares: "50%" and "0.5x", kept as a factor of the original.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number and what it counts: bytes, milliseconds, a factor of the original, or a bare count."""
+    """A number and what it counts: bytes, milliseconds, a factor of the original, or a bare
+    count."""
 
     value: float
     dimension: Dimension
@@ -37,10 +38,14 @@ def parse_quantity(text: str) -> Quantity:
     """
     match = _NUMBER.fullmatch(text)
     if not match:
-        raise UsageError(f"{text!r} is not a number with a unit.", hint="Write it like 50MB, 12ms or 50%.")
+        raise UsageError(
+            f"{text!r} is not a number with a unit.", hint="Write it like 50MB, 12ms or 50%."
+        )
     number, unit = float(match[1]), match[2]
     if not math.isfinite(number) or number <= 0:
-        raise UsageError(f"{text!r} must be greater than zero.", hint="Write it like 50MB, 12ms or 50%.")
+        raise UsageError(
+            f"{text!r} must be greater than zero.", hint="Write it like 50MB, 12ms or 50%."
+        )
     if unit in BYTES:
         return Quantity(number * BYTES[unit], "bytes")
     if unit in MILLISECONDS:
@@ -69,7 +74,11 @@ def format_bytes(value: float) -> str:
     """1234567 -> "1.23 MB"."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if abs(value) >= size:
-            return f"{value / size:.3g} {unit}" if abs(value) < 999.5 * size else f"{value / size:.0f} {unit}"
+            return (
+                f"{value / size:.3g} {unit}"
+                if abs(value) < 999.5 * size
+                else f"{value / size:.0f} {unit}"
+            )
     return f"{value:.0f} B"
 
 

@@ -1,0 +1,265 @@
+"""Export a torch model to one ONNX file: dynamic batch, simplified, checked, reproducible."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from mpo.errors import MpoError, UsageError
+from mpo.exporters.flatten import (
+    EXPORT_BATCH,
+    Flat,
+    batch_size,
+    input_names,
+    named_leaves,
+    output_names,
+    resized,
+)
+from mpo.exporters.simplify import canonical, quiet, signature, simplify
+from mpo.store import writable, write_atomic
+
+OPSETS = range(18, 23)  # the exporter's own floor .. the last one that TensorRT-RTX takes whole
+IR_VERSION = 10  # onnxruntime 1.31 loads up to 13, older edge runtimes stop at 10
+LARGEST_BYTES = 1_500_000_000  # one protobuf holds 2 GB at most, and folding needs room
+BATCH_AXIS = "batch"
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """An exported file.
+
+    Attributes:
+        path: of the file.
+        opset: as read back from the file.
+        nodes: operators in the graph.
+        bytes: size of the file.
+        sha256: of the file; the same for the same model, whatever process exported it.
+        simplified: whether onnxsim's graph was kept.
+        dynamic_batch: whether the batch axis is free.
+        warnings: what was not as asked, one sentence each.
+    """
+
+    path: Path
+    opset: int
+    nodes: int
+    bytes: int
+    sha256: str
+    simplified: bool
+    dynamic_batch: bool
+    warnings: tuple[str, ...]
+
+
+def export_onnx(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    path: Path,
+    *,
+    opset: int = 20,
+    dynamic_batch: bool = True,
+) -> OnnxExport:
+    """Export `model` in eval mode to `path`; the file appears whole or not at all.
+
+    Args:
+        model: left as it was, training modes included.
+        args, kwargs: an example call; tensors carry the batch in their first axis. What is no
+            tensor (flags, None) becomes part of the graph.
+        path: of the file to write.
+        opset: 18 to 22.
+        dynamic_batch: leave the first axis free, named "batch", in every input that has the batch
+            there.
+
+    Raises:
+        UsageError: an opset out of range, no tensor among inputs or outputs, a path that cannot be
+            written.
+        MpoError: torch cannot export this model, or the graph is not what was asked for.
+    """
+    if opset not in OPSETS:
+        raise UsageError(
+            f"ONNX opset {opset} is not supported; mpo writes {OPSETS[0]} to {OPSETS[-1]}.",
+            hint="Leave the opset at its default of 20 unless your runtime asks for another.",
+        )
+    example = [leaf for _, leaf in named_leaves((args, kwargs))]
+    if not example:
+        raise UsageError(
+            "The example call holds no tensor to export with.",
+            hint="Let data() yield (inputs, targets), inputs being a tensor, a tuple or a dict.",
+        )
+    _require_size(model)
+    warnings: list[str] = []
+    with _eval_mode(model):
+        names = input_names(model, args, kwargs), _output_names(model, args, kwargs)
+        flat = Flat(model, args, kwargs).eval()
+        proto, dynamic = _convert(flat, example, names, opset, dynamic_batch, warnings)
+    graph = _checked(proto, opset)
+    count = EXPORT_BATCH if dynamic else max(batch_size(example), 1)
+    sizes = (count, 2 * count + 1) if dynamic else (count,)
+    graph, reason = simplify(graph, [_feed(graph, example, size) for size in sizes])
+    if reason.startswith("onnxsim"):
+        warnings.append(f"The ONNX graph was not simplified: {reason}.")
+    raw = _checked(graph, opset).SerializeToString(deterministic=True)
+    with writable(path):
+        write_atomic(path, raw)
+    return OnnxExport(
+        path=path,
+        opset=opset,
+        nodes=len(graph.graph.node),
+        bytes=len(raw),
+        sha256=hashlib.sha256(raw).hexdigest(),
+        simplified=not reason,
+        dynamic_batch=dynamic,
+        warnings=tuple(warnings),
+    )
+
+
+def _require_size(model: nn.Module) -> None:
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    total = sum(t.numel() * t.element_size() for t in tensors.values())
+    if total > LARGEST_BYTES:
+        raise MpoError(
+            f"The model's weights take {total / 1e9:.2f} GB; one ONNX file can hold "
+            f"{LARGEST_BYTES / 1e9:.1f} GB.",
+            hint="Export it at a lower precision, which halves the bytes.",
+        )
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module has its own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _output_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    outputs = model(*args, **kwargs)
+    names = output_names(outputs, input_names(model, args, kwargs))
+    if not names:
+        raise UsageError(
+            f"The model returned {type(outputs).__name__} with no tensor in it.",
+            hint="Let the model return a tensor, or a tuple or dict of tensors.",
+        )
+    return names
+
+
+def _convert(
+    flat: Flat,
+    example: list[Tensor],
+    names: tuple[list[str], list[str]],
+    opset: int,
+    dynamic_batch: bool,
+    warnings: list[str],
+) -> tuple[ModelProto, bool]:
+    """The exported graph, and whether its batch axis is free."""
+    if dynamic_batch and batch_size(example):
+        tensors = resized(example, EXPORT_BATCH)
+        axes = [
+            {0: torch.export.Dim(BATCH_AXIS)} if t.dim() and len(t) == EXPORT_BATCH else {}
+            for t in tensors
+        ]
+        try:
+            return _export(flat, tensors, names, opset, axes), True
+        except Exception as error:  # noqa: BLE001 - tracing runs the user's own code
+            warnings.append(
+                "The batch axis of the ONNX file is fixed, because the model's graph depends on "
+                f"the batch size: {first_cause(error)}"
+            )
+    tensors = resized(example, max(batch_size(example), 1))
+    try:
+        return _export(flat, tensors, names, opset, None), False
+    except Exception as error:
+        raise MpoError(
+            f"torch cannot export this model to ONNX: {first_cause(error)}",
+            hint="Data-dependent control flow and operators without an ONNX counterpart are the "
+            "usual causes; torch.onnx.export(model, args, dynamo=True, report=True) shows more.",
+        ) from error
+
+
+def _export(
+    flat: Flat,
+    tensors: list[Tensor],
+    names: tuple[list[str], list[str]],
+    opset: int,
+    axes: list[dict[int, Any]] | None,
+) -> ModelProto:
+    with quiet():
+        program = torch.onnx.export(
+            flat,
+            tuple(tensors),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=None if axes is None else (tuple(axes),),
+            input_names=names[0],
+            output_names=names[1],
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise MpoError("torch.onnx.export returned nothing.")
+    proto: ModelProto = program.model_proto
+    _unprefix(proto)
+    return proto
+
+
+def _unprefix(proto: ModelProto) -> None:
+    """Give the weights their own names back: "layer1.0.weight", not "model.layer1.0.weight"."""
+    taken = {value.name for value in (*proto.graph.input, *proto.graph.output)}
+    renamed = {
+        weight.name: weight.name.removeprefix("model.")
+        for weight in proto.graph.initializer
+        if weight.name.startswith("model.")
+    }
+    if taken & set(renamed.values()):
+        return
+    for weight in proto.graph.initializer:
+        weight.name = renamed.get(weight.name, weight.name)
+    for node in proto.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+
+
+def _checked(proto: ModelProto, opset: int) -> ModelProto:
+    """The canonical graph, valid and of the opset that was asked for."""
+    proto.ir_version = min(proto.ir_version, IR_VERSION)
+    try:
+        graph = canonical(proto)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise MpoError(f"The exported ONNX graph is not valid: {first_cause(error)}") from error
+    actual = {entry.domain: entry.version for entry in graph.opset_import}.get("", 0)
+    if actual != opset:
+        # The exporter falls back to its own opset without a word when it cannot convert.
+        raise MpoError(
+            f"The exporter wrote opset {actual} where {opset} was asked for.",
+            hint=f"Export with --opset {actual}.",
+        )
+    return graph
+
+
+def _feed(graph: ModelProto, example: list[Tensor], count: int) -> dict[str, NDArray[np.generic]]:
+    tensors = resized(example, count)
+    named = zip(signature(graph), tensors, strict=False)
+    return {row[1]: tensor.cpu().numpy() for row, tensor in named if row[0] == "input"}
+
+
+def first_cause(error: BaseException) -> str:
+    """The innermost error's first line: exporters wrap the cause in pages of advice."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

@@ -1,0 +1,199 @@
+"""Find the subject that a user named: a Python file, package.module:factory, or hf:FOLDER."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from mpo.errors import UsageError
+from mpo.optimizer.artifact import load_weights
+from mpo.optimizer.subject import Data, Subject, guarded
+
+RANDOM_BATCH, RANDOM_BATCHES = 8, 16
+_INPUT = re.compile(r"(?:(?P<name>\w+)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>float|int))?")
+
+
+def load_subject(
+    reference: str,
+    *,
+    weights: Path | None = None,
+    allow_pickle: bool = False,
+    data_file: Path | None = None,
+    inputs: Sequence[str] = (),
+) -> Subject:
+    """Read the subject that `reference` names.
+
+    Args:
+        reference: a `.py` file with model() and data(); `package.module:factory`; or `hf:FOLDER`,
+            a local Hugging Face folder.
+        weights: a state dict to load into the factory's model (safetensors, or torch's
+            weights-only format).
+        allow_pickle: let `weights` be a pickle; it can run any code.
+        data_file: a Python file whose data(), loss() and metric() serve a subject that has
+            none.
+        inputs: shapes of random inputs (`1x3x224x224`, `input_ids=1x16:int`) when there is no data
+            at all.
+
+    Raises:
+        UsageError: nothing there, no model, no data, or the user's code raised.
+        RefusedError: weights that need a pickle.
+    """
+    module, factory = _find(reference)
+    if weights is not None:
+        bare = factory
+
+        def factory() -> nn.Module:
+            model: nn.Module = bare()
+            load_weights(model, weights, allow_pickle=allow_pickle)
+            return model
+
+    tools = _import_file(data_file) if data_file else module
+    data = getattr(tools, "data", None)
+    notes: tuple[str, ...] = ()
+    if data is None:
+        if not inputs:
+            raise UsageError(
+                f"{reference} has no data().",
+                hint="Define data() -> mpo.Data, name a file with --data, or give --input SHAPE.",
+            )
+        data = random_data(inputs)
+        notes = (
+            f"Random inputs ({', '.join(inputs)}): quality is agreement on noise, "
+            "no proof of accuracy.",
+        )
+    return Subject(
+        model=factory,
+        data=data,
+        loss=getattr(tools, "loss", None),
+        metric=getattr(tools, "metric", None),
+        name=reference,
+        notes=notes,
+    )
+
+
+def _find(reference: str) -> tuple[ModuleType | None, Callable[[], Any]]:
+    if reference.startswith("hf:"):
+        return None, _hugging_face(Path(reference.removeprefix("hf:")))
+    if reference.endswith(".py"):
+        module = _import_file(Path(reference))
+        return module, _member(module, "model", reference)
+    if ":" in reference:
+        name, attribute = reference.split(":", 1)
+        module = _import_module(name)
+        return module, _member(module, attribute, reference)
+    raise UsageError(
+        f"{reference!r} names no subject.",
+        hint="Give a subject file (model.py), package.module:factory or hf:FOLDER.",
+    )
+
+
+def _member(module: ModuleType, name: str, reference: str) -> Callable[[], Any]:
+    value = getattr(module, name, None)
+    if isinstance(value, nn.Module):
+        return lambda: value
+    if not callable(value):
+        raise UsageError(
+            f"{reference} defines no {name}().",
+            hint=f"Define `def {name}() -> torch.nn.Module` that returns the trained model.",
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.", hint="Check the path of the subject file.")
+    name = f"mpo_subject_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file.", hint="Give a file that ends with .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as `python FILE` does, so that files beside it can be imported
+    loader = spec.loader
+    guarded(f"{path}", lambda: loader.exec_module(module))
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"Cannot import {name}: {error}.",
+            hint="Run from the folder that holds it, or install it.",
+        ) from error
+
+
+def _hugging_face(folder: Path) -> Callable[[], Any]:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UsageError(
+            f"{folder} holds no config.json.", hint="Give a folder made by save_pretrained()."
+        )
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise UsageError(
+            "hf: needs transformers, which is not installed.",
+            hint="pip install 'mpo-optimizer[hf]'",
+        ) from error
+    names = json.loads(config.read_text()).get("architectures") or ["AutoModel"]
+    architecture = getattr(transformers, names[0], None)
+    if architecture is None:
+        raise UsageError(
+            f"transformers has no {names[0]}, which {config} names.",
+            hint="Install a transformers that has it, or write a subject file.",
+        )
+    return lambda: architecture.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+
+
+def random_data(inputs: Sequence[str]) -> Data:
+    """Seeded random batches of these shapes: normal floats, or integers in [0, 100).
+
+    Raises:
+        UsageError: a text that is no shape.
+    """
+    shapes = []
+    for text in inputs:
+        match = _INPUT.fullmatch(text)
+        if not match:
+            raise UsageError(
+                f"{text!r} is no input shape.", hint="Write 1x3x224x224, or input_ids=1x16:int."
+            )
+        shape = [int(axis) for axis in match["shape"].split("x")]
+        shapes.append((match["name"], shape, match["dtype"] or "float"))
+
+    def split(seed: int) -> list[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        return [_random_inputs(shapes, generator) for _ in range(RANDOM_BATCHES)]
+
+    return Data(train=split(0), validation=split(1), test=split(2))
+
+
+def _random_inputs(shapes: list[tuple[Any, list[int], str]], generator: torch.Generator) -> Any:
+    made: dict[Any, Any] = {}
+    for position, (name, shape, dtype) in enumerate(shapes):
+        size = [max(shape[0], RANDOM_BATCH), *shape[1:]]
+        if dtype == "int":
+            value = torch.randint(0, 100, size, generator=generator)
+        else:
+            value = torch.randn(size, generator=generator)
+        made[name or position] = value
+    if any(isinstance(key, str) for key in made):
+        return made
+    # a 1-tuple, because a pair would read as (inputs, targets)
+    return (tuple(made.values()), None)

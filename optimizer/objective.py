@@ -1,0 +1,81 @@
+"""What recovery minimises: the task's own loss, distillation from the original, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mpo.optimizer.batches import Batch, forward, primary
+from mpo.optimizer.subject import Loss, Subject
+from mpo.optimizer.tasks import class_last, cross_entropy, is_classification
+
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """loss(student, batch) = task share * task loss + (1 - task share) * distillation.
+
+    Without targets only distillation is left; without a teacher only the task.
+
+    Attributes:
+        teacher: the original in eval mode, or None.
+        loss: the task's (outputs, targets) -> scalar.
+        task_share: weight of the task loss in [0, 1] when there are both.
+    """
+
+    teacher: nn.Module | None
+    loss: Loss
+    task_share: float = 0.5
+
+    def __call__(self, student: nn.Module, batch: Batch) -> Tensor:
+        """The loss of one batch, with the student's graph."""
+        outputs = forward(student, batch)
+        has_task = batch.targets is not None
+        if self.teacher is None:
+            return self.loss(outputs, batch.targets)
+        with torch.no_grad():
+            wanted = forward(self.teacher, batch)
+        distilled = distillation(outputs, wanted, batch.targets)
+        if not has_task:
+            return distilled
+        task = self.loss(outputs, batch.targets)
+        return self.task_share * task + (1 - self.task_share) * distilled
+
+
+def distillation(outputs: Any, wanted: Any, targets: Any) -> Tensor:
+    """How far the student's outputs are from the teacher's.
+
+    Class logits: T^2 * KL(teacher || student) at temperature T = 2 (Hinton, Vinyals & Dean 2015,
+        section 2).
+    Anything else: squared error over the teacher's variance, so that its scale does not matter.
+    """
+    if is_classification(wanted, targets):
+        teacher = F.log_softmax(class_last(wanted, targets) / TEMPERATURE, dim=-1)
+        student = F.log_softmax(class_last(outputs, targets) / TEMPERATURE, dim=-1)
+        classes = teacher.shape[-1]
+        return TEMPERATURE**2 * F.kl_div(
+            student.reshape(-1, classes),
+            teacher.reshape(-1, classes),
+            reduction="batchmean",
+            log_target=True,
+        )
+    ours, theirs = primary(outputs).float(), primary(wanted).float()
+    return F.mse_loss(ours, theirs) / theirs.var(correction=0).clamp_min(1e-6)
+
+
+def task_only(subject: Subject) -> Objective:
+    """The task's loss alone, as the published algorithm retrains."""
+    return Objective(None, subject.loss or cross_entropy)
+
+
+def distil(subject: Subject, teacher: nn.Module) -> Objective:
+    """The task's loss and the teacher's word, half and half; only the latter without targets."""
+    frozen = teacher.eval()
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    return Objective(frozen, subject.loss or cross_entropy)

@@ -1,0 +1,1 @@
+"""The story: the only floor where optimizer, exporters and profiles meet."""

@@ -1,0 +1,97 @@
+"""The analysis stage: blocks, their similarity, clusters and harm."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpo.optimizer.batches import limit
+from mpo.optimizer.cka import Similarity, measure_similarity
+from mpo.optimizer.clusters import default_threshold, find_clusters
+from mpo.optimizer.harm import measure_harm
+from mpo.pipeline.context import Context
+from mpo.pipeline.saved import read, save
+from mpo.records import Analysis, Block
+
+HARM_EXAMPLES = 256
+
+
+def analyze(context: Context) -> Analysis:
+    """The analysis of the run, made once and kept in its folder."""
+
+    def make(folder: Path) -> None:
+        record, similarity = measure_analysis(context)
+        save(record, folder / "analysis.json")
+        (folder / "similarity.npz").write_bytes(packed(similarity))
+
+    folder = context.folder.stage("analysis", context.key, make)
+    context.folder.place(folder / "similarity.npz", "similarity.npz")
+    return read(Analysis, folder / "analysis.json")
+
+
+def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
+    """Find blocks, stream their similarity over calibration batches, bypass each one alone."""
+    steps = 3
+    context.progress("analysis: blocks", 0, steps)
+    blocks = context.blocks
+    context.progress("analysis: similarity", 1, steps)
+    batches = context.calibration()
+    called = comparable(blocks)
+    similarity = measure_similarity(
+        context.original,
+        called,
+        batches,
+        limit_examples=context.recipe.calibration,
+        seed=context.recipe.seed,
+    )
+    context.progress("analysis: harm", 2, steps)
+    removable = tuple(block.name for block in blocks if block.removable)
+    harms = measure_harm(
+        context.original,
+        removable,
+        limit(batches, HARM_EXAMPLES),
+        similarity.branch_ratio,
+        kind=context.kind,
+    )
+    context.progress("analysis: harm", steps, steps)
+    threshold = context.recipe.threshold or default_threshold(similarity.null_95)
+    record = Analysis(
+        names=similarity.names,
+        similarity=as_rows(similarity.matrix),
+        null_95=similarity.null_95,
+        threshold=threshold,
+        samples=similarity.samples,
+        clusters=find_clusters(similarity, blocks, threshold),
+        harms=harms,
+        blocks=blocks,
+    )
+    return record, similarity
+
+
+def comparable(blocks: Sequence[Block]) -> tuple[str, ...]:
+    """Blocks that the probe saw run, so that they have an output to compare."""
+    return tuple(block.name for block in blocks if block.removable or block.macs > 0)
+
+
+def as_rows(matrix: np.ndarray) -> tuple[tuple[float | None, ...], ...]:
+    """A matrix for JSON: None where it is undefined."""
+    return tuple(
+        tuple(None if not np.isfinite(value) else float(value) for value in row) for row in matrix
+    )
+
+
+def packed(similarity: Similarity) -> bytes:
+    """similarity.npz: matrix, names, samples and the null's 95 % quantile."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        matrix=similarity.matrix,
+        names=np.array(json.dumps(similarity.names)),
+        samples=similarity.samples,
+        null_95=similarity.null_95,
+    )
+    return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""The published algorithm in a run: analysis, thinning, retraining, accept or roll back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from mpo.errors import UsageError
+from mpo.optimizer.artifact import load_pruned, save_model
+from mpo.optimizer.batches import limit
+from mpo.optimizer.cka import Similarity, measure_similarity
+from mpo.optimizer.harm import joint_kl
+from mpo.optimizer.objective import task_only
+from mpo.optimizer.paper import run_paper
+from mpo.optimizer.recover import Limits, choose_rate, recover
+from mpo.optimizer.surgery import remove_blocks
+from mpo.pipeline.analysis import HARM_EXAMPLES
+from mpo.pipeline.context import Context
+from mpo.pipeline.measuring import Measured
+from mpo.pipeline.recovery import WEIGHTS, judge_on
+from mpo.pipeline.saved import read, save
+from mpo.records import Analysis, Plan, PlanCandidate, Quality, Recovery
+
+THRESHOLD = 0.98  # the released code's default, 98
+KEPT = Recovery(
+    epochs=0, best_epoch=0, before=0.0, after=0.0, original=0.0, note="nothing accepted"
+)
+
+
+def paper_run(
+    context: Context, analysis: Analysis, original: Measured
+) -> tuple[nn.Module, Plan, Recovery]:
+    """The model that the published loop ends with, made once and kept in the run's folder."""
+
+    def make(folder: Path) -> None:
+        model, plan, story = thin(context, analysis, original.validation)
+        save_model(model, folder / WEIGHTS)
+        save(plan, folder / "plan.json")
+        save(story, folder / "recovery.json")
+
+    folder = context.folder.stage("recovery", context.key, make)
+    plan = read(Plan, folder / "plan.json")
+    model = load_pruned(context.subject.build, plan.removed, folder / WEIGHTS)
+    context.folder.place(folder / WEIGHTS, WEIGHTS)
+    context.folder.place(folder / "plan.json", "plan.json")
+    return model.eval(), plan, read(Recovery, folder / "recovery.json")
+
+
+def thin(
+    context: Context, analysis: Analysis, original: Quality
+) -> tuple[nn.Module, Plan, Recovery]:
+    """Run the loop and take the removed blocks out.
+
+    Raises:
+        UsageError: data without targets, which the published retraining needs.
+    """
+    if context.batch.targets is None:
+        raise UsageError(
+            "mpruner-paper retrains with labels, and the data has none.",
+            hint="Give (inputs, targets), or use --method mpruner, which distils.",
+        )
+    _ = context.blocks
+    blocks = [block for block in analysis.blocks if block.name in set(analysis.names)]
+    result = run_paper(
+        context.original,
+        blocks,
+        lambda model, names: _similarity(context, model, names),
+        lambda model: _retrain(context, model, original),
+        original,
+        threshold=context.recipe.threshold or THRESHOLD,
+        max_drop=context.recipe.allowed_drop(),
+    )
+    model = remove_blocks(result.model, result.removed)
+    batches = limit(context.calibration(), HARM_EXAMPLES)
+    harm = joint_kl(context.original, result.removed, batches, context.kind)
+    story = result.recovery or KEPT.model_copy(
+        update={"before": original.value, "after": original.value, "original": original.value}
+    )
+    plan = Plan(
+        method=context.recipe.method,
+        subject=context.subject.name,
+        seed=context.recipe.seed,
+        removed=result.removed,
+        harm=harm,
+        alternatives=(PlanCandidate(removed=result.removed, harm=harm, joint_kl=harm),),
+        notes=result.notes,
+    )
+    return model, plan, story
+
+
+def _similarity(context: Context, model: nn.Module, names: tuple[str, ...]) -> Similarity:
+    recipe = context.recipe
+    return measure_similarity(
+        model, names, context.calibration(), limit_examples=recipe.calibration, seed=recipe.seed
+    )
+
+
+def _retrain(context: Context, model: nn.Module, original: Quality) -> tuple[Quality, Recovery]:
+    splits, seed = context.splits(), context.recipe.seed
+    objective, judge = task_only(context.subject), judge_on(context)
+    rate = choose_rate(model, objective, splits.train, splits.validation, seed)
+    limits = Limits(context.recipe.epochs, seed)
+    train = context.splits().train
+    story = recover(model, objective, train, judge, original, limits, context.progress, rate)
+    return judge(model), story

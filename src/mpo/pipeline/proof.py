@@ -1,0 +1,162 @@
+"""The proof: both models side by side, every budget judged on measured figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from mpo import __version__
+from mpo.optimizer.quality import drop
+from mpo.pipeline.budgets import judge
+from mpo.pipeline.context import Context
+from mpo.pipeline.inputs import deployed
+from mpo.pipeline.measuring import Measured, feeds
+from mpo.pipeline.saved import read, save
+from mpo.profiles.device import describe_local
+from mpo.profiles.measure import OPTIONS, measure_pair
+from mpo.records import (
+    Analysis,
+    Artifact,
+    BudgetResult,
+    Plan,
+    Ratio,
+    Ratios,
+    Recovery,
+    Report,
+)
+from mpo.store import sha256
+
+Status = Literal["met", "already-met", "infeasible", "below-floor"]
+SAME = Ratio(estimate=1.0, ci95=(1.0, 1.0), pairs=0)
+NOTHING = Analysis(
+    names=(), similarity=(), null_95=0.0, threshold=1.0, samples=0, clusters=(), harms=(), blocks=()
+)
+ORIGINAL, OPTIMIZED = "original.onnx", "model.onnx"
+
+
+def pair_ratio(context: Context, original: Path, optimized: Path) -> Ratio:
+    """optimized / original latency from processes that alternate both, kept in the run's folder."""
+
+    def make(folder: Path) -> None:
+        call = deployed(context)
+        context.progress("compare both models", 0, 1)
+        pair = measure_pair(
+            original,
+            optimized,
+            feeds(original, call),
+            feeds(optimized, call),
+            threads=context.threads,
+        )
+        context.progress("compare both models", 1, 1)
+        save(pair.ratio, folder / "ratio.json")
+
+    key = {**context.key, "files": [sha256(original), sha256(optimized)]}
+    folder = context.folder.stage("pair", key, make)
+    return read(Ratio, folder / "ratio.json")
+
+
+def ratios(original: Measured, optimized: Measured, latency: Ratio) -> Ratios:
+    """optimized / original of every figure."""
+    one, other = original.figures, optimized.figures
+    return Ratios(
+        latency=latency,
+        memory=_over(other.peak_memory_bytes, one.peak_memory_bytes),
+        size=_over(other.size_bytes, one.size_bytes),
+        params=_over(other.params, one.params),
+        macs=_over(other.macs, one.macs),
+    )
+
+
+def _over(value: float, base: float) -> float:
+    return value / base if base else 1.0
+
+
+def status_of(
+    context: Context, results: Sequence[BudgetResult], original: Measured, optimized: Measured
+) -> Status:
+    """Met; over a budget; or under every budget but below the quality floor (on validation)."""
+    if not all(result.met for result in results):
+        return "infeasible"
+    lost = drop(original.validation, optimized.validation)
+    return "below-floor" if lost > context.recipe.allowed_drop() else "met"
+
+
+def make_report(
+    context: Context,
+    original: Measured,
+    optimized: Measured,
+    ratio: Ratio,
+    seconds: dict[str, float],
+    *,
+    analysis: Analysis = NOTHING,
+    plan: Plan | None = None,
+    recovery: Recovery | None = None,
+) -> Report:
+    """Everything as one record; without a plan the original stands as its own result."""
+    budgets = judge(context.recipe.budgets(), original.figures, optimized.figures)
+    status: Status = "already-met"
+    if plan is not None:
+        status = status_of(context, budgets, original, optimized)
+    recipe = context.recipe
+    bare = Plan(
+        method=recipe.method, subject=context.subject.name, seed=recipe.seed, removed=(), harm=0.0
+    )
+    used = plan or bare
+    return Report(
+        tool={"name": "mpo", "version": __version__},
+        subject=context.subject.name,
+        target="local",
+        method=recipe.method,
+        seed=recipe.seed,
+        budgets=budgets,
+        met=status in ("met", "already-met"),
+        status=status,
+        max_drop=recipe.allowed_drop(),
+        original=original.figures,
+        optimized=optimized.figures,
+        ratio=ratios(original, optimized, ratio),
+        blocks=len(analysis.blocks),
+        removed=used.removed,
+        parity={"original": original.parity, "onnx": optimized.parity},
+        artifacts=artifacts(context.folder.path),
+        recovery=recovery,
+        analysis=analysis,
+        plan=used,
+        environment=describe_local(recipe.batch, context.threads, OPTIONS),
+        seconds=seconds,
+        warnings=warnings(context, original, optimized, used),
+    )
+
+
+def artifacts(folder: Path) -> tuple[Artifact, ...]:
+    """The files of a run that are handed on."""
+    known = ((OPTIMIZED, "onnx"), (ORIGINAL, "onnx"), ("model.safetensors", "safetensors"))
+    return tuple(
+        Artifact(
+            path=name,
+            format=kind,
+            precision="fp32",
+            bytes=(folder / name).stat().st_size,
+            sha256=sha256(folder / name),
+        )
+        for name, kind in known
+        if (folder / name).is_file()
+    )
+
+
+def warnings(
+    context: Context, original: Measured, optimized: Measured, plan: Plan
+) -> tuple[str, ...]:
+    """Everything a reader must know before trusting the figures."""
+    told = [*context.splits().notes, *original.warnings, *optimized.warnings]
+    for name, measured in (("original", original), ("optimized", optimized)):
+        if not measured.parity.ok:
+            told.append(f"The {name} ONNX differs from the torch model: {measured.parity.reason}")
+    lost = drop(original.figures.quality, optimized.figures.quality)
+    if plan.removed and lost > context.recipe.allowed_drop():
+        told.append(
+            f"On the test split the drop is {lost:.4f}, over {context.recipe.allowed_drop():.4f}; "
+            "acceptance was decided on validation."
+        )
+    return tuple(dict.fromkeys(told))

@@ -1,0 +1,129 @@
+"""The recovery stage: short training of the diverse plans, full training of the best, the guard."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from mpo.optimizer.artifact import load_pruned, save_model
+from mpo.optimizer.objective import distil
+from mpo.optimizer.quality import drop, evaluate, predictor
+from mpo.optimizer.recover import Judge, Limits, choose_rate, recover
+from mpo.pipeline.context import Context
+from mpo.pipeline.measuring import Measured
+from mpo.pipeline.saved import read, save
+from mpo.records import Plan, PlanCandidate, Quality, Recovery
+
+SHORT_STEPS = 60  # of each plan in the first round of successive halving
+WEIGHTS = "model.safetensors"
+
+
+def recovered(context: Context, plan: Plan, original: Measured) -> tuple[nn.Module, Plan, Recovery]:
+    """The trained pruned model with the plan that won, made once and kept in the run's folder."""
+
+    def make(folder: Path) -> None:
+        model, final, story = train_plans(context, plan, original.validation)
+        save_model(model, folder / WEIGHTS)
+        save(final, folder / "plan.json")
+        save(story, folder / "recovery.json")
+
+    folder = context.folder.stage("recovery", context.key, make)
+    final = read(Plan, folder / "plan.json")
+    model = load_pruned(context.subject.build, final.removed, folder / WEIGHTS)
+    context.folder.place(folder / WEIGHTS, WEIGHTS)
+    context.folder.place(folder / "plan.json", "plan.json")
+    return model.eval(), final, read(Recovery, folder / "recovery.json")
+
+
+def train_plans(
+    context: Context, plan: Plan, original: Quality
+) -> tuple[nn.Module, Plan, Recovery]:
+    """Successive halving over the plans: a short training each, then a full one of the best.
+
+    The next best plan is trained too when the best one ends below the quality floor.
+    """
+    rate = first_rate(context, plan.alternatives[0])
+    ranked = shortlist(context, plan.alternatives, original, rate)
+    seed = context.recipe.seed
+    best: tuple[nn.Module, PlanCandidate, Recovery] | None = None
+    for candidate in ranked:
+        model, story = train(
+            context, candidate, original, Limits(context.recipe.epochs, seed), rate
+        )
+        found = candidate.model_copy(update={"recovered_quality": story.after})
+        if best is None or _better(original, story, best[2]):
+            best = (model, found, story)
+        if _lost(original, best[2]) <= context.recipe.allowed_drop():
+            break
+    if best is None:
+        raise ValueError("a plan without candidates")
+    model, chosen, story = best
+    others = tuple(chosen if one.removed == chosen.removed else one for one in ranked)
+    harm = chosen.joint_kl if chosen.joint_kl is not None else chosen.harm
+    final = plan.model_copy(
+        update={"removed": chosen.removed, "harm": harm, "alternatives": others}
+    )
+    return model, final, story
+
+
+def shortlist(
+    context: Context, candidates: Sequence[PlanCandidate], original: Quality, rate: float | None
+) -> list[PlanCandidate]:
+    """The plans by their quality after a short training, the best first."""
+    if len(candidates) == 1 or context.recipe.epochs == 0:
+        return list(candidates)
+    tried = []
+    for candidate in candidates:
+        short = Limits(1, context.recipe.seed, SHORT_STEPS)
+        _, story = train(context, candidate, original, short, rate)
+        tried.append(candidate.model_copy(update={"recovered_quality": story.after}))
+    sign = -1.0 if original.lower_is_better else 1.0
+    return sorted(tried, key=lambda one: -sign * (one.recovered_quality or 0.0))
+
+
+def first_rate(context: Context, candidate: PlanCandidate) -> float | None:
+    """The learning rate, chosen once on the first plan; None when nothing is trained."""
+    if context.recipe.epochs == 0:
+        return None
+    model = context.without(candidate.removed)
+    objective = distil(context.subject, copy.deepcopy(context.original))
+    splits = context.splits()
+    return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
+
+
+def train(
+    context: Context,
+    candidate: PlanCandidate,
+    original: Quality,
+    limits: Limits,
+    rate: float | None,
+) -> tuple[nn.Module, Recovery]:
+    """Build a plan's model and fine-tune it by distillation from the original."""
+    model = context.without(candidate.removed)
+    objective = distil(context.subject, copy.deepcopy(context.original))
+    train_split = context.splits().train
+    judge = judge_on(context)
+    story = recover(model, objective, train_split, judge, original, limits, context.progress, rate)
+    return model, story
+
+
+def judge_on(context: Context) -> Judge:
+    """A function that gives a model's quality on the validation split."""
+    validation = context.splits().validation
+    reference = predictor(context.original)
+
+    def judge(model: nn.Module) -> Quality:
+        return evaluate(predictor(model), context.subject, validation, reference)
+
+    return judge
+
+
+def _better(original: Quality, one: Recovery, other: Recovery) -> bool:
+    return _lost(original, one) < _lost(original, other)
+
+
+def _lost(original: Quality, story: Recovery) -> float:
+    return drop(original, original.model_copy(update={"value": story.after}))
