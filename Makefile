@@ -74,9 +74,8 @@ data: setup ## fetch what the other examples need (about 140 MB), train the sent
 	$(BIN)/python examples/fetch.py
 	$(BIN)/python examples/sentiment/train.py
 
-bench: setup ## run benchmarks/*.py; raw results as JSON beside them
+bench: setup ## run benchmarks/*.py (needs `make data`); raw results go to benchmarks/results
 	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "bench: benchmarks/ holds no script yet"; exit 2; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@set -e; for script in benchmarks/*.py; do echo "bench: $$script"; $(BIN)/python $$script $(ARGS); done
 
 docs: setup ## write docs/cli.md from the command line itself, check every link

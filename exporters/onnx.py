@@ -90,22 +90,14 @@ def export_onnx(
             f"ONNX opset {opset} is not supported; mpo writes {OPSETS[0]} to {OPSETS[-1]}.",
             hint="Leave the opset at its default of 20 unless your runtime asks for another.",
         )
-    example = [leaf for _, leaf in named_leaves((args, kwargs))]
-    if not example:
-        raise UsageError(
-            "The example call holds no tensor to export with.",
-            hint="Let data() yield (inputs, targets), inputs being a tensor, a tuple or a dict.",
-        )
+    example = _tensors(args, kwargs)
     _require_size(model)
     warnings: list[str] = []
     with _eval_mode(model):
         names = input_names(model, args, kwargs), _output_names(model, args, kwargs)
         flat = Flat(model, args, kwargs).eval()
         proto, dynamic = _convert(flat, example, names, opset, dynamic_batch, warnings)
-    graph = _checked(proto, opset)
-    count = EXPORT_BATCH if dynamic else max(batch_size(example), 1)
-    sizes = (count, 2 * count + 1) if dynamic else (count,)
-    graph, reason = simplify(graph, [_feed(graph, example, size) for size in sizes])
+    graph, reason = _simplified(_checked(proto, opset), example, dynamic)
     if reason.startswith("onnxsim"):
         warnings.append(f"The ONNX graph was not simplified: {reason}.")
     raw = _checked(graph, opset).SerializeToString(deterministic=True)
@@ -121,6 +113,23 @@ def export_onnx(
         dynamic_batch=dynamic,
         warnings=tuple(warnings),
     )
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    example = [leaf for _, leaf in named_leaves((args, kwargs))]
+    if not example:
+        raise UsageError(
+            "The example call holds no tensor to export with.",
+            hint="Let data() yield (inputs, targets), inputs being a tensor, a tuple or a dict.",
+        )
+    return example
+
+
+def _simplified(graph: ModelProto, example: list[Tensor], dynamic: bool) -> tuple[ModelProto, str]:
+    """The graph after onnxsim when that pays and is proved, and the reason when it is not."""
+    count = EXPORT_BATCH if dynamic else max(batch_size(example), 1)
+    sizes = (count, 2 * count + 1) if dynamic else (count,)
+    return simplify(graph, [_feed(graph, example, size) for size in sizes])
 
 
 def _require_size(model: nn.Module) -> None:
@@ -174,12 +183,13 @@ def _convert(
             for t in tensors
         ]
         try:
-            return _export(flat, tensors, names, opset, axes), True
+            proto = _export(flat, tensors, names, opset, axes)
+            if _batch_is_free(proto, axes):
+                return proto, True
+            reason = "the exporter found that it can only be one number"
         except Exception as error:  # noqa: BLE001 - tracing runs the user's own code
-            warnings.append(
-                "The batch axis of the ONNX file is fixed, because the model's graph depends on "
-                f"the batch size: {first_cause(error)}"
-            )
+            reason = first_cause(error)
+        warnings.append(f"The batch axis of the ONNX file is fixed: {reason}.")
     tensors = resized(example, max(batch_size(example), 1))
     try:
         return _export(flat, tensors, names, opset, None), False
@@ -215,6 +225,12 @@ def _export(
     proto: ModelProto = program.model_proto
     _unprefix(proto)
     return proto
+
+
+def _batch_is_free(proto: ModelProto, axes: list[dict[int, Any]]) -> bool:
+    """Whether every batch axis came out symbolic: torch fixes one without a word if it must."""
+    inputs = [row for row in signature(proto) if row[0] == "input"]
+    return all(row[3][0] == BATCH_AXIS for row, axis in zip(inputs, axes, strict=True) if axis)
 
 
 def _unprefix(proto: ModelProto) -> None:

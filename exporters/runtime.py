@@ -98,9 +98,9 @@ class OnnxModel:
         """A function that is called as the torch model is and returns torch tensors.
 
         Args:
-            example: an output of the torch model. With it, outputs come in the same nesting (a tuple, a
-                dict, a Hugging Face output), so that the task's own metric can judge the file. Without:
-                the tensor when the file has a single output, else a dict by output name.
+            example: an output of the torch model. With it, outputs come in the same nesting (a
+                tuple, a dict, a Hugging Face output), so that the task's own metric can judge
+                the file. Without: the tensor when there is a single output, else a dict by name.
         """
 
         def call(*args: Any, **kwargs: Any) -> Any:

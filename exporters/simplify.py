@@ -55,7 +55,8 @@ def simplify(
                 return model, "no node could be saved"
             reason = _difference(model, smaller, feeds)
     except Exception as error:  # noqa: BLE001 - a foreign optimizer's failure loses no export
-        return model, f"onnxsim failed: {type(error).__name__}: {str(error).splitlines()[:1]}"
+        first = (str(error).strip().splitlines() or ["no message"])[0][:200]
+        return model, f"onnxsim failed with {type(error).__name__}: {first}"
     return (model, reason) if reason else (smaller, "")
 
 

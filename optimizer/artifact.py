@@ -4,9 +4,8 @@ and removed names."""
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from mpo.errors import RefusedError, UsageError
 from mpo.optimizer.bypass import Passthrough, Template
 from mpo.optimizer.surgery import Surgery
+from mpo.store import write_atomic
 
 _SHOWN = 3
 _PASSTHROUGH = "mpo.passthrough"
@@ -36,15 +36,7 @@ def save_model(model: nn.Module, path: Path) -> None:
     left = {n: m.template for n, m in model.named_modules() if isinstance(m, Passthrough)}
     metadata = {"format": "pt"} | ({_PASSTHROUGH: json.dumps(left, sort_keys=True)} if left else {})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_atomic(path, save(tensors, metadata))
 
 
 def load_pruned(
@@ -135,7 +127,10 @@ def _left_behind(path: Path) -> dict[str, Template]:
 
 def _read_torch(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     try:
-        value: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # about pickle protocols: the file is refused anyway when it cannot be read
+            warnings.simplefilter("ignore", UserWarning)
+            value: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
         if not allow_pickle:
             raise RefusedError(

@@ -44,9 +44,10 @@ WIDTH = (
 CHUNK = (
     64  # rows of one Gram matrix: the cost of all of them grows with it, their noise hardly falls
 )
-SHUFFLES = 4  # permutations a batch for the null
+SHUFFLES = 2  # permutations a batch for the null
 MINIMUM = 4  # HSIC1 divides by n - 3
 MERGED = 32  # examples that smaller batches are gathered to
+FEW = 16  # examples of a batch whose branch ratio is measured
 FLAT = 1e-10  # variance below this share of the squared norm is rounding, not signal
 
 
@@ -59,12 +60,12 @@ class Similarity:
         matrix: float64 [L, L], symmetric; NaN where a block's activations are constant or not
             finite. Unbiased: values may lie a little below 0 or above 1.
         null_95: the 95 % quantile of CKA over pairs of different blocks whose examples were
-        shuffled against
-            each other: what unrelated blocks reach by chance. NaN with fewer than two defined
-            blocks.
+            shuffled against each other: what unrelated blocks reach by chance. NaN with fewer than
+            two defined blocks.
         samples: examples that counted.
-        branch_ratio: per block the mean over examples of ||F(x)|| / ||x||, F(x) = output - input;
-            NaN where the input is no tensor of the output's shape or not finite.
+        branch_ratio: per block the mean of ||F(x)|| / ||x||, F(x) = output - input, over the first
+            16 examples of every batch; NaN where the input is no tensor of the output's shape or
+            not finite.
     """
 
     names: tuple[str, ...]
@@ -107,8 +108,9 @@ class Accumulator:
         left = centred.flatten(1)
         self.sums[0] += (left @ left.T).cpu() / (count - 3)
         for shuffle in range(1, 1 + SHUFFLES):
-            order = torch.randperm(count, generator=self._generator).to(grams.device)
-            right = centred[:, order][:, :, order].flatten(1)
+            order = torch.randperm(count, generator=self._generator)
+            places = (order.unsqueeze(1) * count + order).flatten().to(grams.device)
+            right = left.index_select(1, places)
             self.sums[shuffle] += (left @ right.T).cpu() / (count - 3)
         self.samples += count
 
@@ -179,11 +181,12 @@ class _Stream:
         self.entered, self.rows, self.grams = {}, {}, {}
 
     def enter(self, block: int, before: Tensor) -> None:
-        """Keep a thin copy of a block's input: the block may overwrite it."""
+        """Keep a few examples of a block's input, as a copy: the block may overwrite it."""
         hidden = batch_first(before, self.examples)
         if hidden is not None:
-            thin = flatten(hidden, self.mask, self.width, self.seed).clone()
-            self.entered[block] = (hidden.shape, thin)
+            mask = None if self.mask is None else self.mask[:FEW]
+            few = flatten(hidden[:FEW], mask, self.width, self.seed).clone()
+            self.entered[block] = (hidden.shape, few)
 
     def leave(self, block: int, after: Tensor) -> None:
         """Turn a block's output into Gram matrices, and its change into a ratio."""
@@ -193,7 +196,7 @@ class _Stream:
         flat = flatten(hidden, self.mask, self.width, self.seed).contiguous()
         shape, before = self.entered.pop(block, (None, flat))
         if shape == hidden.shape:
-            change = torch.linalg.vector_norm(flat - before, dim=1)
+            change = torch.linalg.vector_norm(flat[:FEW] - before, dim=1)
             ratio = change / torch.linalg.vector_norm(before, dim=1)
             finite = torch.isfinite(ratio)
             self.ratios[0, block] += float(ratio[finite].sum())
@@ -242,8 +245,10 @@ def make_grams(rows: Tensor) -> list[Gram]:
     """Gram matrices of mean-centred rows [n, P] by CHUNK, each with the raw squared norm."""
     made = []
     for part in rows.float().tensor_split(-(-len(rows) // CHUNK)):
-        centred = part - part.mean(0)
-        made.append((centred @ centred.T, torch.linalg.vector_norm(part) ** 2))
+        mean = part.mean(0)
+        centred = part - mean
+        gram = centred @ centred.T
+        made.append((gram, gram.trace() + len(part) * mean.dot(mean)))
     return made
 
 

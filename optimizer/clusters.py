@@ -107,18 +107,22 @@ def near_copies(
 ) -> dict[tuple[str, str], float]:
     """Penalties for removing both of two blocks of one cluster: 2 s sqrt(harm_i harm_j).
 
-    To second order the KL divergence is a quadratic form in the change of the logits, so removing i and
-    j costs harm_i + harm_j + 2 rho sqrt(harm_i harm_j), rho being the correlation of their two effects.
-    CKA stands in for rho: s = (CKA - null_95) / (1 - null_95), cut to [0, 1]. Pairs with an undefined
-    entry or without a measured harm have none.
+    To second order the KL divergence is a quadratic form in the change of the logits, so removing
+    i and j costs harm_i + harm_j + 2 rho sqrt(harm_i harm_j), rho being the correlation of their
+    two effects. CKA stands in for rho: s = (CKA - null_95) / (1 - null_95), cut to [0, 1]. Pairs
+    with an undefined entry or without a measured harm have none.
     """
     alone = {harm.name: harm.kl for harm in harms}
     places = {name: place for place, name in enumerate(similarity.names)}
     null = similarity.null_95 if np.isfinite(similarity.null_95) else 0.0
     penalties = {}
-    for one, other in (pair for one in clusters for pair in combinations(one.members, 2)):
+    for one, other in _pairs(clusters):
         likeness = (similarity.matrix[places[one], places[other]] - null) / (1.0 - null)
         if one in alone and other in alone and likeness > 0:
             share = min(float(likeness), 1.0)
             penalties[one, other] = 2.0 * share * math.sqrt(alone[one] * alone[other])
     return penalties
+
+
+def _pairs(clusters: Sequence[Cluster]) -> list[tuple[str, str]]:
+    return [pair for cluster in clusters for pair in combinations(cluster.members, 2)]

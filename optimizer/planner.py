@@ -4,17 +4,16 @@ Minimise  sum_i harm_i x_i + sum_(i,j) penalty_ij x_i x_j   over x in {0, 1}^n
 subject to, for every budget,  full - sum_i saving_i x_i <= limit.
 
 A product x_i x_j with a penalty >= 0 becomes y_ij >= x_i + x_j - 1, y_ij >= 0 (exact for 0/1 x).
-HiGHS solves it (scipy.optimize.milp, gap 0); each answer is checked against the budgets outside the
-solver, since HiGHS itself lets a row be missed by 1e-7, and excluded when it fails. Next-best
-answers come from no-good cuts. Costs are predictions: those counted in whole units are rounded up,
-and a budget is compared with the rounded figure.
+HiGHS solves it; since it lets a row be missed by 1e-6, each answer is checked outside and excluded
+when it fails. (Savings that differ by less than a millionth can make its presolve miss the optimum,
+never a budget.) Next-best answers come from no-good cuts. Costs in whole units are rounded up.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -24,6 +23,7 @@ from mpo.errors import MpoError, UsageError
 
 Pairs = Mapping[tuple[str, str], float]
 OBJECTIVE_SCALE = 1e4  # HiGHS stops within 1e-6 of the optimum: make that small beside any harm
+ROW_SCALE = 1e3  # its tolerance of 1e-6 is then a billionth of the largest saving
 NEAR_MISSES = 20  # answers that miss a budget by rounding are excluded one by one up to here
 
 
@@ -34,9 +34,8 @@ class Item:
     Attributes:
         name: the block.
         harm: predicted harm of removing it alone, >= 0.
-        savings: per metric what its removal takes off the cost; missing metrics count as 0.
-            Negative values are allowed (a removal that makes things slower), never rounded in the
-            plan's favour.
+        savings: per metric what its removal takes off the cost; 0 when missing, negative when its
+            removal makes things worse.
         fixed: it must stay.
     """
 
@@ -81,19 +80,17 @@ class Infeasible:
     @property
     def message(self) -> str:
         """One sentence with the numbers."""
-        return (
-            f"{self.binding.metric} is {self.binding.full:g} and cannot come under "
-            f"{self.floor:g} by removing blocks; the budget is {self.binding.limit:g}."
-        )
+        name, full, limit = self.binding.metric, self.binding.full, self.binding.limit
+        reach = f"cannot come under {self.floor:g} by removing blocks"
+        return f"{name} is {full:g} and {reach}; the budget is {limit:g}."
 
 
 def predict(
     items: Sequence[Item], limits: Sequence[Limit], removed: Sequence[str]
 ) -> dict[str, float]:
-    """Cost per budgeted metric once `removed` are gone: full - sum of savings; whole units rounded
-    up.
+    """Cost per budgeted metric once `removed` are gone: full - sum of savings, rounded up.
 
-    Metrics whose name ends in `_ms` are real numbers; all others count whole things.
+    Metrics whose name ends in `_ms` are real numbers and stay so; all others count whole things.
     """
     gone = set(removed)
     costs = {}
@@ -120,12 +117,7 @@ def holds(costs: Mapping[str, float], limits: Sequence[Limit]) -> bool:
 def solve(
     items: Sequence[Item], limits: Sequence[Limit], pairs: Pairs | None = None
 ) -> Solution | Infeasible:
-    """The set of removals of least surrogate harm that holds every limit, or why there is none.
-
-    Raises:
-        UsageError: a negative or non-finite harm or penalty, or a pair of unknown names.
-        MpoError: the solver gave up.
-    """
+    """The best of `solutions`: the least surrogate harm that holds every limit."""
     found = solutions(items, limits, pairs, count=1)
     return found if isinstance(found, Infeasible) else found[0]
 
@@ -146,10 +138,12 @@ def solutions(
         pairs: penalty >= 0 for removing both blocks of a pair.
         count: how many sets at most; fewer when there are no more.
         distance: in how many blocks two sets differ at least.
+
+    Raises:
+        UsageError: a negative or non-finite harm or penalty, or a pair of unknown names.
+        MpoError: the solver gave up.
     """
-    program = _Program(items, limits, pairs or {})
-    chosen: list[Solution] = []
-    near_misses = 0
+    program, chosen, near_misses = _Program(items, limits, pairs or {}), list[Solution](), 0
     while len(chosen) < count and (answer := program.next()) is not None:
         costs = predict(items, limits, answer)
         if not holds(costs, limits):  # by less than the solver's tolerance
@@ -175,21 +169,19 @@ def pareto(
     may go.
 
     Args:
-        limits: one entry a metric to predict; only their `full` counts here, not their `limit`.
+        limits: one entry a metric to predict; their `limit` is not used.
         metric: the cost to trade; must be among `limits`.
         points: how many cost levels, evenly spaced, are solved.
 
     Returns:
         Solutions none of which is beaten in both cost and harm, in order of falling cost.
     """
-    free = [Limit(limit.metric, limit.full, math.inf) for limit in limits]
     full = next(limit.full for limit in limits if limit.metric == metric)
     floor = _floor(items, Limit(metric, full, full))
     found: list[Solution] = []
     for level in np.linspace(full, floor, points):
-        bounded = [
-            Limit(x.metric, x.full, float(level) if x.metric == metric else math.inf) for x in free
-        ]
+        bounds = {metric: float(level)}
+        bounded = [replace(limit, limit=bounds.get(limit.metric, math.inf)) for limit in limits]
         answer = solve(items, bounded, pairs)
         if isinstance(answer, Solution) and answer not in found:
             found.append(answer)
@@ -236,9 +228,9 @@ class _Program:
         for limit in limits:
             self._bound(limit)
         for place, (a, b, _) in enumerate(self.pairs, start=len(items)):
-            self._row({place: 1.0, a: -1.0, b: -1.0}, -1.0)
+            self._require({place: 1.0, a: -1.0, b: -1.0}, -1.0)
 
-    def _row(self, row: dict[int, float], lower: float) -> None:
+    def _require(self, row: dict[int, float], lower: float) -> None:
         self.rows.append(row)
         self.lower.append(lower)
 
@@ -249,12 +241,12 @@ class _Program:
         bound = limit.limit if limit.metric.endswith("_ms") else math.floor(limit.limit)
         needed = limit.full - bound
         savings = {i: item.savings.get(limit.metric, 0.0) for i, item in enumerate(self.items)}
-        scale = max([abs(needed), *(abs(value) for value in savings.values())]) or 1.0
+        scale = max(map(abs, [needed, *savings.values()])) / ROW_SCALE or 1.0
         self.budgets.append(len(self.rows))
-        self._row({i: value / scale for i, value in savings.items() if value}, needed / scale)
+        self._require({i: value / scale for i, value in savings.items() if value}, needed / scale)
 
     def tighten(self) -> None:
-        """Ask every budget for a little more than the solver's tolerance, 1e-6 of the largest saving."""
+        """Ask every budget for a little more than the solver's tolerance (1e-6)."""
         for row in self.budgets:
             self.lower[row] += 2e-6
 
@@ -262,7 +254,7 @@ class _Program:
         """From now on answers differ from `removed` in at least `distance` blocks."""
         gone = set(removed)
         row = {i: -1.0 if item.name in gone else 1.0 for i, item in enumerate(self.items)}
-        self._row(row, distance - len(gone))
+        self._require(row, distance - len(gone))
 
     def next(self) -> tuple[str, ...] | None:
         """The best answer not yet excluded; None when there is none."""

@@ -55,6 +55,7 @@ class Call:
         feeds: names of watched modules that took one of its *further* outputs.
         skips: watched modules outside it that took its hidden output as a second argument.
         concatenated: its output was concatenated with another tensor.
+        dense: that other tensor is one that it took.
         branch: its output was added to its own input by the host.
     """
 
@@ -67,6 +68,7 @@ class Call:
     feeds: list[str] = field(default_factory=list)
     skips: list[str] = field(default_factory=list)
     concatenated: bool = False
+    dense: bool = False
     branch: bool = False
 
 
@@ -97,7 +99,8 @@ class Watch:
         self._model = model
         self._names = names
         self._main: dict[int, list[str]] = {}
-        self._side: dict[int, str] = {}
+        self._side: dict[int, list[str]] = {}
+        self._arguments: dict[str, set[int]] = {}
         self._taken: dict[str, Tensor] = {}
         self._normed: dict[int, Tensor] = {}
         self._alive: list[Any] = []  # a freed tensor's id would be used again
@@ -122,11 +125,12 @@ class Watch:
             self.calls[name] = Call(len(self.calls))
             found = hidden_input(args, kwargs)
             for leaf in leaves((args, kwargs)):
-                if id(leaf) in self._side:
-                    self.calls[self._side[id(leaf)]].feeds.append(name)
-                elif id(leaf) in self._main and (found is None or leaf is not found[1]):
-                    for source in self._main[id(leaf)]:
+                for source in self._side.get(id(leaf), ()):
+                    self.calls[source].feeds.append(name)
+                if found is None or leaf is not found[1]:
+                    for source in self._main.get(id(leaf), ()):
                         self.calls[source].skips.append(name)
+            self._arguments[name] = {id(leaf) for leaf in leaves((args, kwargs))}
             self._alive.append((args, kwargs))
 
         return hook
@@ -150,10 +154,9 @@ class Watch:
                 alike = (hidden.shape, hidden.dtype, hidden.device)
                 call.same = alike == (first.shape, first.dtype, first.device)
                 call.template = learn(output, args, kwargs)
-            taken = {id(leaf) for leaf in leaves((args, kwargs))}
             for leaf in leaves(output):
-                if leaf is not first and id(leaf) not in taken:
-                    self._side.setdefault(id(leaf), name)
+                if leaf is not first and id(leaf) not in self._arguments[name]:
+                    self._side.setdefault(id(leaf), []).append(name)
 
         return hook
 
@@ -162,9 +165,10 @@ class Watch:
             self._normed[id(result)] = args[0]
             self._alive.append(result)
         elif function in _CAT:
-            for leaf in leaves(args):
-                for name in self._main.get(id(leaf), ()):
-                    self.calls[name].concatenated = True
+            joined = {id(leaf) for leaf in leaves(args)}
+            for name in {name for leaf in joined for name in self._main.get(leaf, ())}:
+                self.calls[name].concatenated = True
+                self.calls[name].dense |= bool(joined & self._arguments[name])
         elif function in _ADD and len(args) == 2:
             for one, other in (args, args[::-1]):
                 for name in self._main.get(id(one), ()):

@@ -3,6 +3,7 @@ same model whose block is bypassed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,25 +33,24 @@ class Prover:
         self._model = model
         self._batches = [take(batch, size) for size in SIZES]
         self._whole = [forward(model, part) for part in self._batches]
-        self._bypassed: dict[str, Any] = {}
+        self._bypassed: dict[frozenset[str], Any] = {}
 
-    def try_out(self, name: str, template: Template | None, *, delete: bool) -> str:
-        """Why the block cannot go this way; empty when it can.
+    def try_out(self, templates: Mapping[str, Template | None], *, delete: bool) -> str:
+        """Why these blocks cannot go together this way; empty when they can.
 
         Args:
-            name: the block.
-            template: what a stand-in returns.
-            delete: delete its list entry, instead of leaving a Passthrough.
+            templates: the blocks, each with what its stand-in returns.
+            delete: delete their list entries, instead of leaving a Passthrough for each.
         """
-        if template is None:
+        if not all(templates.values()):
             return "It returns no floating tensor."
+        how = {name: None if delete else template for name, template in templates.items()}
         try:
-            expected = self._bypass(name, template)
-            with removed(self._model, name, None if delete else template):
+            expected = self._bypass(templates)
+            with removed(self._model, how):
                 results = [forward(self._model, part) for part in self._batches]
         except FAILURES as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            return f"Without it the model fails: {text}"
+            return f"Without it the model fails: {first_line(error)}."
         for size, whole, result in zip(SIZES, self._whole, results, strict=True):
             if not _alike(whole, result):
                 return f"Without it the output changes its structure or shape at batch {size}."
@@ -60,16 +60,25 @@ class Prover:
             )
         return ""
 
-    def _bypass(self, name: str, template: Template) -> Any:
-        if name not in self._bypassed:
-            block = self._model.get_submodule(name)
-            vars(block)[NOTE] = {"template": template}
+    def _bypass(self, templates: Mapping[str, Template | None]) -> Any:
+        key = frozenset(templates)
+        if key not in self._bypassed:
+            blocks = {name: self._model.get_submodule(name) for name in templates}
+            for name, block in blocks.items():
+                vars(block)[NOTE] = {"template": templates[name]}
             try:
-                with bypass(self._model, [name]):
-                    self._bypassed[name] = forward(self._model, self._batches[0])
+                with bypass(self._model, list(templates)):
+                    self._bypassed[key] = forward(self._model, self._batches[0])
             finally:
-                del vars(block)[NOTE]
-        return self._bypassed[name]
+                for block in blocks.values():
+                    del vars(block)[NOTE]
+        return self._bypassed[key]
+
+
+def first_line(error: BaseException) -> str:
+    """An error in at most 160 characters, without a full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160].rstrip(". ")
 
 
 def _alike(whole: Any, result: Any) -> bool:
@@ -87,7 +96,9 @@ def _alike(whole: Any, result: Any) -> bool:
 def _equal(expected: Any, result: Any) -> bool:
     """Whether two outputs are the same numbers, up to rounding."""
     ours, theirs = leaves(expected), leaves(result)
-    if len(ours) != len(theirs) or any(a.shape != b.shape for a, b in zip(ours, theirs)):
+    if len(ours) != len(theirs) or any(
+        a.shape != b.shape for a, b in zip(ours, theirs, strict=True)
+    ):
         # hidden states or caches of each layer: one fewer after deletion
         ours, theirs = [primary(expected)], [primary(result)]
     return all(_close(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -18,7 +18,7 @@ from mpo.optimizer.subject import Split
 from mpo.records import Quality, Recovery
 
 RATES = (2e-3, 4e-4, 8e-5)
-RACE_STEPS, JUDGE_BATCHES = 24, 8
+RACE_STEPS, JUDGE_BATCHES = 12, 4
 WARM_UP = 0.1
 CLIP = 1.0
 PATIENCE = 3

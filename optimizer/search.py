@@ -4,10 +4,11 @@ forward passes.
 Harms of single blocks do not add up (two blocks may each stand in for the other), so the planner's
 sets are starting points. The search removes one block at a time, each time the one that costs the
 least *joint* harm for the part of the missing budget that it pays, measured anew after every
-removal; then it gives blocks back that the budgets can spare, and exchanges a removed block for a
-kept one while that lowers the joint harm and every budget still holds. Every set measured on the
-way is a candidate; the best ones that differ in enough blocks are returned, because what
-fine-tuning can recover shows only there. No randomness: the same inputs give the same plans.
+removal; then, from each starting point in turn, it gives blocks back that the budgets can spare and
+exchanges a removed block for a kept one while that lowers the joint harm and every budget holds.
+Every set measured on the way is a candidate; the best ones that differ in enough blocks are
+returned, because what fine-tuning can recover shows only there. No randomness: the same inputs give
+the same plans.
 """
 
 from __future__ import annotations
@@ -71,17 +72,20 @@ def refine(
     Returns:
         Plans in order of joint harm; empty when no set holds the limits.
     """
-    begins = [frozenset(start) for start in starts]
-    bounds = list(limits) or _by_count(items, begins)
+    given = [frozenset(start) for start in starts]
+    bounds = list(limits) or _by_count(items, given)
     counted = items if limits else [_counted(item) for item in items]
     proposed = solutions(counted, bounds, pairs, count=count, distance=distance)
     if isinstance(proposed, Infeasible):
         return ()
     search = _Search(meter, counted, bounds, pairs or {}, max(1, max_evaluations), shortlist)
-    begins = [*(frozenset(one.removed) for one in proposed), *begins]
-    starts = [one for one in begins if search.feasible(one) and search.measure(one) is not None]
-    starts.append(search.spare(search.greedy()))
-    for start in sorted(starts, key=lambda one: (search.known[one], search.sort(one))):
+    known = [
+        one
+        for one in [*(frozenset(solution.removed) for solution in proposed), *given]
+        if search.feasible(one) and search.measure(one) is not None
+    ]
+    known.append(search.spare(search.greedy()))
+    for start in sorted(known, key=lambda one: (search.known[one], search.sort(one))):
         search.exchange(start)
     return _spread(search.candidates([limit.metric for limit in limits]), count, distance)
 

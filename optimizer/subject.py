@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mpo.errors import UsageError
+from mpo.errors import MpoError, UsageError
 from mpo.optimizer.batches import Batch, leaves, rows
 from mpo.optimizer.tasks import cross_entropy, top1_accuracy
 
@@ -202,7 +202,7 @@ def guarded(what: str, call: Callable[[], Any]) -> Any:
     """Call the user's function; whatever it raises becomes a UsageError with its own words."""
     try:
         return call()
-    except UsageError:
+    except MpoError:
         raise
     except Exception as error:
         place = _own_frame(error)

@@ -233,11 +233,11 @@ def _upwards(model: nn.Module, name: str) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def removed(model: nn.Module, name: str, template: Template | None) -> Iterator[None]:
-    """While active, the model lacks this block: deleted (template None) or a Passthrough."""
-    surgery = Surgery(model, {name: template})
+def removed(model: nn.Module, how: Mapping[str, Template | None]) -> Iterator[None]:
+    """While active, the model lacks these blocks: deleted (None) or a Passthrough (a template)."""
+    surgery = Surgery(model, how)
     try:
-        surgery.remove([name])
+        surgery.remove(list(how))
         yield
     finally:
         surgery.undo()

@@ -21,13 +21,19 @@ KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
 TAIL = 600
 
 
-def child_environment(threads: int) -> dict[str, str]:
-    """What the child needs of this environment, and fixed thread counts; nothing else goes in."""
+def child_environment(threads: int, lean: bool) -> dict[str, str]:
+    """What the child needs of this environment, and fixed thread counts; nothing else goes in.
+
+    Args:
+        lean: keep glibc from raising its mmap threshold, so that freed memory goes back at once:
+            without it the peak of one and the same model was seen between 85 and 146 MB.
+    """
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     counts = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
     )
-    return {**kept, **counts, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "131072"} if lean else {}
+    return {**kept, **counts, **malloc, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run_child(request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def run_child(request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=child_environment(request["threads"]),
+            env=child_environment(request["threads"], lean=not request["arena"]),
             start_new_session=True,
         )
     except OSError as error:

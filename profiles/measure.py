@@ -28,8 +28,18 @@ from mpo.timing import Stopwatch
 Inputs = Path | Mapping[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
 PAIRS_NEEDED = 6  # below, no exact 95 % interval exists
-OPTIONS = {"arena": "off", "spinning": "solo on, paired off", "graph_optimization": "all"}
-_baselines: dict[tuple[int, int], tuple[float, float]] = {}
+# What the figures depend on beside batch and threads. Memory has its own lean processes: the
+# arena's growth is policy, and with the arena off the default malloc makes the peak a matter of
+# luck (85 to 146 MB, same model). The lean setting slows inference by up to 40 %, so latency is
+# taken with the runtime's defaults.
+OPTIONS = {
+    "latency": "arena on, spinning on, graph optimization all",
+    "latency ratio": "arena on, spinning off, both models in one process, in turn",
+    "memory": "arena off, MALLOC_MMAP_THRESHOLD_=131072, VmHWM above the empty runtime",
+}
+MEMORY_CALLS = 3
+BASELINE_PROCESSES = 3
+_baselines: dict[tuple[int, bool], tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,11 @@ class Solo:
     Attributes:
         samples_ms: single-call times of all processes together, steady state only.
         p50_ms, p90_ms: median over processes of each process's own percentile.
-        peak_memory_bytes: most memory that the process held, less what the empty runtime holds.
+        peak_memory_bytes: the most that a lean process held (OPTIONS), less what it holds with a
+            model that does nothing.
         load_memory_bytes: the same until the model was loaded, before the first call.
+        default_memory_bytes: the peak with the runtime's and malloc's defaults, as the processes
+            that gave the latency had it; higher, and less the same from run to run.
         load_ms, first_ms: median time to load, and of the first call.
         steady: False when some process did not settle within its warm-up.
         processes: how many.
@@ -51,6 +64,7 @@ class Solo:
     p90_ms: float
     peak_memory_bytes: int
     load_memory_bytes: int
+    default_memory_bytes: int
     load_ms: float
     first_ms: float
     steady: bool
@@ -89,8 +103,7 @@ def measure_solo(
     Args:
         inputs: arrays by input name, or the path of an .npz with them.
         threads: of one inference.
-        seconds: of sampling per process after warm-up; 0 measures memory only (latency figures are
-            0).
+        seconds: of sampling per process after warm-up; 0 takes three calls, without warm-up.
         samples: at least this many per process, however long they take.
         timeout: of one process, in seconds.
         progress: called with (processes done, processes in all).
@@ -101,21 +114,25 @@ def measure_solo(
     """
     with tempfile.TemporaryDirectory(prefix="mpo-measure-") as folder:
         request = _request("solo", [path], [inputs], Path(folder), threads)
-        request |= {"spin": True, "seconds": seconds, "floor": samples if seconds > 0 else 0}
-        load_floor, peak_floor = _baseline(threads, processes)
-        runs = []
+        request |= {"seconds": seconds, "floor": samples if seconds > 0 else MEMORY_CALLS}
+        lean = request | {"arena": False, "seconds": 0.0, "floor": MEMORY_CALLS}
+        runs, lean_runs = [], []
         for done in range(processes):
+            lean_runs.append(run_child(lean, timeout=timeout))
             runs.append(run_child(request, timeout=timeout))
             if progress:
                 progress(done + 1, processes)
     times = [run["samples_ms"] for run in runs]
-    pooled = tuple(time for own in times for time in own)
+    load_floor, peak_floor = _baseline(threads, lean=True)
+    load = _above(load_floor, lean_runs, "load_peak")
     return Solo(
-        samples_ms=pooled,
-        p50_ms=statistics.median(percentile(own, 0.5) for own in times) if pooled else 0.0,
-        p90_ms=statistics.median(percentile(own, 0.9) for own in times) if pooled else 0.0,
-        peak_memory_bytes=_above(peak_floor, runs, "peak"),
-        load_memory_bytes=_above(load_floor, runs, "load_peak"),
+        samples_ms=tuple(time for own in times for time in own),
+        p50_ms=statistics.median(percentile(own, 0.5) for own in times),
+        p90_ms=statistics.median(percentile(own, 0.9) for own in times),
+        # The first call's own overhead is in one floor and not in the other.
+        peak_memory_bytes=max(load, _above(peak_floor, lean_runs, "peak")),
+        load_memory_bytes=load,
+        default_memory_bytes=_above(_baseline(threads, lean=False)[1], runs, "peak"),
         load_ms=statistics.median(run["load_ms"] for run in runs),
         first_ms=statistics.median(run["first_ms"] for run in runs),
         steady=all(run["steady"] for run in runs),
@@ -189,7 +206,8 @@ def _request(
         "models": [str(path.resolve()) for path in models],
         "inputs": [str(_saved(one, folder / f"inputs{i}.npz")) for i, one in enumerate(inputs)],
         "threads": threads,
-        "arena": False,  # its growth is policy, so figures with it say nothing of the model
+        "arena": True,
+        "spin": True,
         "cap": 3.0,
     }
 
@@ -207,17 +225,17 @@ def _saved(inputs: Inputs, path: Path) -> Path:
     return path
 
 
-def _baseline(threads: int, processes: int) -> tuple[float, float]:
+def _baseline(threads: int, *, lean: bool) -> tuple[float, float]:
     """Median (load, peak) bytes of the same child with a model that does nothing; measured once."""
-    key = (threads, processes)
+    key = (threads, lean)
     if key not in _baselines:
         with tempfile.TemporaryDirectory(prefix="mpo-measure-") as name:
             path = Path(name) / "empty.onnx"
             path.write_bytes(_empty_model())
             inputs: Inputs = {"x": np.zeros(1, np.float32)}
             request = _request("solo", [path], [inputs], path.parent, threads)
-            request |= {"spin": True, "seconds": 0.0, "floor": 0}
-            runs = [run_child(request, timeout=120.0) for _ in range(processes)]
+            request |= {"arena": not lean, "seconds": 0.0, "floor": MEMORY_CALLS}
+            runs = [run_child(request, timeout=120.0) for _ in range(BASELINE_PROCESSES)]
         _baselines[key] = (_median(runs, "load_peak"), _median(runs, "peak"))
     return _baselines[key]
 

@@ -47,3 +47,11 @@ def test_numbers_are_printed_with_three_digits() -> None:
     assert format_ms(0.0123) == "12.3 us"
     assert format_ms(2500) == "2.5 s"
     assert format_count(853_018) == "853 k"
+
+
+def test_a_number_that_rounds_up_to_the_next_unit_is_printed_in_it() -> None:
+    assert format_ms(999.7) == "1 s"
+    assert format_ms(0.9997) == "1 ms"
+    assert format_count(999_999) == "1 M"
+    assert format_bytes(999_999) == "1 MB"
+    assert format_bytes(1.5e12) == "1500 GB"

@@ -58,7 +58,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def time_left(done: float, total: float, seconds: float) -> str:
-    """What is left of `total` parts of work when `done` took `seconds`; "" while nothing is known."""
+    """What is left of `total` parts of work when `done` took `seconds`; "" while unknown."""
     if done <= 0 or total <= 0 or done >= total:
         return ""
     return f"{format_seconds(seconds * (total - done) / done)} left"

@@ -72,28 +72,23 @@ def parse_share(text: str) -> float:
 
 def format_bytes(value: float) -> str:
     """1234567 -> "1.23 MB"."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if abs(value) >= size:
-            return (
-                f"{value / size:.3g} {unit}"
-                if abs(value) < 999.5 * size
-                else f"{value / size:.0f} {unit}"
-            )
-    return f"{value:.0f} B"
+    return _scaled(value, (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))) or f"{value:.0f} B"
 
 
 def format_ms(value: float) -> str:
-    """0.0123 -> "12.3 us"; 1.5 -> "1.50 ms"; 2500 -> "2.50 s"."""
-    if abs(value) >= 1e3:
-        return f"{value / 1e3:.3g} s"
-    if abs(value) >= 1:
-        return f"{value:.3g} ms"
-    return f"{value * 1e3:.3g} us"
+    """0.0123 -> "12.3 us"; 1.5 -> "1.5 ms"; 2500 -> "2.5 s"."""
+    return _scaled(value, (("s", 1e3), ("ms", 1.0))) or f"{value * 1e3:.3g} us"
 
 
 def format_count(value: float) -> str:
     """853018 -> "853 k"; 125485706 -> "125 M"."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f}"
+    return _scaled(value, (("G", 10**9), ("M", 10**6), ("k", 10**3))) or f"{value:.0f}"
+
+
+def _scaled(value: float, scales: tuple[tuple[str, float], ...]) -> str:
+    """Three digits in the largest unit that the value reaches once rounded; empty below all."""
+    for unit, size in scales:
+        number = value / size
+        if abs(number) >= 0.9995:
+            return f"{number:.0f} {unit}" if abs(number) >= 999.5 else f"{number:.3g} {unit}"
+    return ""

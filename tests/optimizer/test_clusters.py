@@ -82,7 +82,9 @@ def test_a_stride_below_one_is_refused() -> None:
 
 
 def test_clusters_stay_inside_their_group() -> None:
-    blocks = [block(name, group, i) for i, (name, group) in enumerate(zip("abcd", "xxyy"))]
+    blocks = [
+        block(name, group, i) for i, (name, group) in enumerate(zip("abcd", "xxyy", strict=True))
+    ]
     found = find_clusters(similar(np.ones((4, 4)), "abcd"), blocks, 0.9)
     assert [(c.anchor, c.members) for c in found] == [("a", ("a", "b")), ("c", ("c", "d"))]
 
@@ -117,7 +119,7 @@ def test_near_copies_of_one_cluster_are_penalised_by_their_similarity() -> None:
     clusters = find_clusters(similarity, blocks, 0.97)
     harms = [
         Harm(name=name, kl=kl, agreement=1.0, branch_ratio=0.1)
-        for name, kl in zip("abd", (0.1, 0.4, 0.3))
+        for name, kl in zip("abd", (0.1, 0.4, 0.3), strict=True)
     ]
     penalties = near_copies(similarity, harms, clusters)
     assert list(penalties) == [("a", "b")]

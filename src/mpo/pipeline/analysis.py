@@ -17,7 +17,7 @@ from mpo.pipeline.context import Context
 from mpo.pipeline.saved import read, save
 from mpo.records import Analysis, Block
 
-HARM_EXAMPLES = 256
+HARM_EXAMPLES = 128
 
 
 def analyze(context: Context) -> Analysis:

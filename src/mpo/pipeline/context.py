@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from mpo import __version__
-from mpo.optimizer.batches import Batch, limit
+from mpo.errors import MpoError
+from mpo.optimizer.batches import Batch, limit, primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.harm import Kind
 from mpo.optimizer.loading import load_subject
-from mpo.optimizer.quality import check_model
+from mpo.optimizer.quality import check_model, predictor
 from mpo.optimizer.subject import Splits, Subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.optimizer.tasks import is_classification
@@ -26,6 +27,7 @@ from mpo.recipe import Recipe
 from mpo.records import Block
 from mpo.store import RunFolder
 
+PROOF_SIZES = (2, 3)
 Progress = Callable[[str, int, int], None]
 
 
@@ -67,9 +69,23 @@ class Context:
         return find_blocks(self.original, self.batch)
 
     def without(self, names: Collection[str]) -> nn.Module:
-        """A copy of the original without these blocks."""
+        """A copy of the original without these blocks, proved by a forward pass at two batch sizes.
+
+        Raises:
+            MpoError: blocks that may go one by one break the model when they go together.
+        """
         _ = self.blocks
-        return remove_blocks(self.original, names)
+        model = remove_blocks(self.original, names).eval()
+        for size in PROOF_SIZES:
+            batch = take(self.batch, size)
+            wanted = primary(predictor(self.original)(batch)).shape
+            try:
+                found = primary(predictor(model)(batch)).shape
+            except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+                raise broken(names, f"raises {type(error).__name__}") from error
+            if found != wanted:
+                raise broken(names, f"gives {tuple(found)} in the place of {tuple(wanted)}")
+        return model
 
     @cached_property
     def threads(self) -> int:
@@ -92,6 +108,14 @@ class Context:
             "recipe": self.recipe.model_dump(mode="json"),
             "weights": fingerprint_model(self.original),
         }
+
+
+def broken(names: Collection[str], how: str) -> MpoError:
+    """The error for a joint removal that does not run."""
+    return MpoError(
+        f"The model without {', '.join(names)} {how}.",
+        hint="Lower --candidates or change the budget, and report the model's layout.",
+    )
 
 
 def fingerprint_model(model: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -82,27 +83,26 @@ def status_of(
     return "below-floor" if lost > context.recipe.allowed_drop() else "met"
 
 
-def make_report(
-    context: Context,
-    original: Measured,
-    optimized: Measured,
-    ratio: Ratio,
-    seconds: dict[str, float],
-    *,
-    analysis: Analysis = NOTHING,
-    plan: Plan | None = None,
-    recovery: Recovery | None = None,
-) -> Report:
-    """Everything as one record; without a plan the original stands as its own result."""
-    budgets = judge(context.recipe.budgets(), original.figures, optimized.figures)
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to; without a plan the original stands as its own result."""
+
+    original: Measured
+    optimized: Measured
+    ratio: Ratio = SAME
+    analysis: Analysis = NOTHING
+    plan: Plan | None = None
+    recovery: Recovery | None = None
+
+
+def make_report(context: Context, outcome: Outcome, seconds: dict[str, float]) -> Report:
+    """Everything as one record."""
+    original, optimized, recipe = outcome.original, outcome.optimized, context.recipe
+    budgets = judge(recipe.budgets(), original.figures, optimized.figures)
     status: Status = "already-met"
-    if plan is not None:
+    if outcome.plan is not None:
         status = status_of(context, budgets, original, optimized)
-    recipe = context.recipe
-    bare = Plan(
-        method=recipe.method, subject=context.subject.name, seed=recipe.seed, removed=(), harm=0.0
-    )
-    used = plan or bare
+    plan = outcome.plan or empty_plan(context)
     return Report(
         tool={"name": "mpo", "version": __version__},
         subject=context.subject.name,
@@ -115,18 +115,24 @@ def make_report(
         max_drop=recipe.allowed_drop(),
         original=original.figures,
         optimized=optimized.figures,
-        ratio=ratios(original, optimized, ratio),
-        blocks=len(analysis.blocks),
-        removed=used.removed,
+        ratio=ratios(original, optimized, outcome.ratio),
+        blocks=len(outcome.analysis.blocks),
+        removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
         artifacts=artifacts(context.folder.path),
-        recovery=recovery,
-        analysis=analysis,
-        plan=used,
+        recovery=outcome.recovery,
+        analysis=outcome.analysis,
+        plan=plan,
         environment=describe_local(recipe.batch, context.threads, OPTIONS),
         seconds=seconds,
-        warnings=warnings(context, original, optimized, used),
+        warnings=warnings(context, original, optimized, plan),
     )
+
+
+def empty_plan(context: Context) -> Plan:
+    """The plan that removes nothing."""
+    recipe, name = context.recipe, context.subject.name
+    return Plan(method=recipe.method, subject=name, seed=recipe.seed, removed=(), harm=0.0)
 
 
 def artifacts(folder: Path) -> tuple[Artifact, ...]:

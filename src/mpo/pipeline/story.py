@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from mpo.errors import UsageError
@@ -13,9 +16,10 @@ from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured, measure_model
 from mpo.pipeline.paper import paper_run
 from mpo.pipeline.planning import make_plan
-from mpo.pipeline.proof import OPTIMIZED, ORIGINAL, SAME, make_report, pair_ratio
+from mpo.pipeline.proof import OPTIMIZED, ORIGINAL, Outcome, make_report, pair_ratio
 from mpo.pipeline.recovery import recovered
 from mpo.pipeline.saved import read, save
+from mpo.profiles.device import physical_cores
 from mpo.records import Analysis, Plan, Recovery, Report
 from mpo.timing import Stages
 
@@ -29,6 +33,11 @@ def tell(context: Context) -> Report:
         UsageError: no budget for a method that needs one, or a broken subject.
         InfeasibleError: no plan holds the budgets.
     """
+    with one_thread_a_core():
+        return _tell(context)
+
+
+def _tell(context: Context) -> Report:
     budgets, clock = context.recipe.budgets(), Stages()
     if not budgets and context.recipe.method == "mpruner":
         raise UsageError(
@@ -39,7 +48,7 @@ def tell(context: Context) -> Report:
     with clock.timed("original"):
         original = stage_model(context, context.original, "original", ORIGINAL)
     if budgets and all(result.met for result in judge(budgets, original.figures, original.figures)):
-        return make_report(context, original, original, SAME, clock.seconds)
+        return make_report(context, Outcome(original, original), clock.seconds)
     with clock.timed("analysis"):
         analysis = analyze(context)
     model, plan, recovery = decide(context, analysis, original, clock)
@@ -48,16 +57,19 @@ def tell(context: Context) -> Report:
     with clock.timed("pair"):
         folder = context.folder.path
         ratio = pair_ratio(context, folder / ORIGINAL, folder / OPTIMIZED)
-    return make_report(
-        context,
-        original,
-        optimized,
-        ratio,
-        clock.seconds,
-        analysis=analysis,
-        plan=plan,
-        recovery=recovery,
-    )
+    outcome = Outcome(original, optimized, ratio, analysis, plan, recovery)
+    return make_report(context, outcome, clock.seconds)
+
+
+@contextlib.contextmanager
+def one_thread_a_core() -> Iterator[None]:
+    """torch on the physical cores this process may use; the same count gives the same sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(physical_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def decide(

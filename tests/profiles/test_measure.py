@@ -1,0 +1,199 @@
+"""Measuring real ONNX files in real child processes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import NodeProto, TensorProto, helper
+
+from mpo.errors import MpoError, UsageError
+from mpo.profiles.launcher import child_environment, run_child
+from mpo.profiles.measure import measure_pair, measure_solo
+
+MIB = 2**20
+
+
+def save(
+    path: Path, nodes: list[NodeProto], inputs: dict[str, int], weights: list[TensorProto]
+) -> Path:
+    """A graph with rank-1 or rank-2 inputs (element type by name) and the float output "y"."""
+    given = [
+        helper.make_tensor_value_info(name, kind, ["n"] if kind == TensorProto.INT64 else ["n", 64])
+        for name, kind in inputs.items()
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", given, [output], weights)
+    opset = [helper.make_opsetid("", 20)]
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    )
+    return path
+
+
+def chain(path: Path, layers: int) -> Path:
+    """`layers` products with 64 x 64 matrices that no optimizer merges."""
+    random = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for layer in range(layers):
+        name = f"w{layer}"
+        values = random.normal(0, 0.1, (64, 64)).astype(np.float32)
+        weights.append(helper.make_tensor(name, TensorProto.FLOAT, [64, 64], values.ravel()))
+        end = "y" if layer == layers - 1 else f"t{layer}"
+        nodes += [
+            helper.make_node("MatMul", [last, name], [f"m{layer}"]),
+            helper.make_node("Tanh", [f"m{layer}"], [end]),
+        ]
+        last = end
+    return save(path, nodes, {"x": TensorProto.FLOAT}, weights)
+
+
+def hungry(path: Path) -> Path:
+    """Holds as many floats as its input says, while it runs."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["full"]),
+        helper.make_node("ReduceMax", ["full"], ["y"], keepdims=0),
+    ]
+    return save(path, nodes, {"shape": TensorProto.INT64}, [])
+
+
+ROWS = {"x": np.ones((64, 64), np.float32)}
+
+
+def test_a_model_that_holds_256_mib_is_measured_within_three_per_cent(tmp_path: Path) -> None:
+    ballast = np.ones(400 * MIB // 8)  # this process's own memory must not show
+    inputs = {"shape": np.array([64 * MIB], np.int64)}
+    solo = measure_solo(
+        hungry(tmp_path / "m.onnx"), inputs, threads=1, processes=1, seconds=0, samples=1
+    )
+    assert solo.peak_memory_bytes == pytest.approx(256 * MIB, rel=0.03)
+    assert solo.load_memory_bytes < 5 * MIB
+    assert ballast[-1] == 1
+
+
+def test_solo_figures_hang_together(tmp_path: Path) -> None:
+    done: list[tuple[int, int]] = []
+    solo = measure_solo(
+        chain(tmp_path / "m.onnx", 8),
+        ROWS,
+        threads=1,
+        processes=2,
+        seconds=0.1,
+        progress=lambda now, total: done.append((now, total)),
+    )
+    assert len(solo.samples_ms) >= 100
+    assert min(solo.samples_ms) <= solo.p50_ms <= solo.p90_ms <= max(solo.samples_ms)
+    assert 0 <= solo.load_memory_bytes <= solo.peak_memory_bytes
+    assert solo.load_ms > 0
+    assert solo.first_ms > 0
+    assert done == [(1, 2), (2, 2)]
+
+
+def test_half_the_work_takes_about_half_the_time_and_the_same_work_the_same(tmp_path: Path) -> None:
+    whole, half = chain(tmp_path / "a.onnx", 16), chain(tmp_path / "b.onnx", 8)
+    less = measure_pair(whole, half, ROWS, ROWS, processes=6, seconds=1.2)
+    assert 0.4 < less.ratio.estimate < 0.65
+    assert less.ratio.ci95[0] <= less.ratio.estimate <= less.ratio.ci95[1] < 0.8
+    assert less.ratio.pairs == len(less.p10_ms) == 6
+    for log, (first, second) in zip(less.log_ratios, less.p10_ms, strict=True):
+        assert log == pytest.approx(math.log(second / first))
+    same = measure_pair(whole, whole, ROWS, ROWS, processes=6, seconds=1.2)
+    assert same.ratio.estimate == pytest.approx(1, abs=0.1)
+
+
+def test_inputs_may_come_as_a_file_and_may_have_any_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=ROWS["x"])
+    path = chain(tmp_path / "m.onnx", 2)
+    solo = measure_solo(path, tmp_path / "in.npz", threads=1, processes=1, seconds=0.01, samples=5)
+    assert len(solo.samples_ms) >= 5
+    node = helper.make_node("Tanh", ["file"], ["y"])
+    named = save(tmp_path / "f.onnx", [node], {"file": TensorProto.FLOAT}, [])
+    assert measure_solo(named, {"file": ROWS["x"]}, threads=1, processes=1, seconds=0).p50_ms > 0
+
+
+def test_what_is_missing_or_senseless_is_a_usage_error(tmp_path: Path) -> None:
+    path = chain(tmp_path / "m.onnx", 1)
+    with pytest.raises(UsageError, match="no ONNX file"):
+        measure_solo(tmp_path / "no.onnx", ROWS, threads=1)
+    with pytest.raises(UsageError, match="no input file"):
+        measure_solo(path, tmp_path / "no.npz", threads=1)
+    with pytest.raises(UsageError, match="0 threads"):
+        measure_solo(path, ROWS, threads=0)
+    with pytest.raises(UsageError, match="5 processes"):
+        measure_pair(path, path, ROWS, ROWS, processes=5)
+
+
+def test_a_file_that_is_no_model_ends_with_the_runtimes_own_words(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"this is no model")
+    with pytest.raises(MpoError, match=r"broken\.onnx ended with code 1.*INVALID_PROTOBUF"):
+        measure_solo(path, ROWS, threads=1, processes=1)
+
+
+def test_a_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    path = chain(tmp_path / "slow.onnx", 2)
+    with pytest.raises(MpoError, match=r"slow\.onnx did not end within 1 s"):
+        measure_solo(path, ROWS, threads=1, processes=1, seconds=60, timeout=1)
+
+
+def test_a_child_that_crashes_is_named_with_its_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr("mpo.profiles.launcher.WORKER", script)
+    with pytest.raises(MpoError, match=r"m\.onnx was ended by SIGSEGV"):
+        run_child({"models": ["m.onnx"], "threads": 1, "arena": True}, timeout=20)
+
+
+def test_a_child_without_an_answer_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("import sys\nsys.stdin.read()\n")
+    monkeypatch.setattr("mpo.profiles.launcher.WORKER", script)
+    with pytest.raises(MpoError, match="gave no answer"):
+        run_child({"models": ["m.onnx"], "threads": 1, "arena": True}, timeout=20)
+
+
+def test_where_the_system_tells_no_peak_memory_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpo.profiles.measure._baselines", {(1, True): (0, 0), (1, False): (0, 0)})
+    answer = {"samples_ms": [1.0], "load_ms": 1, "first_ms": 1, "steady": True}
+    answer |= {"load_peak": None, "peak": None}
+    monkeypatch.setattr("mpo.profiles.measure.run_child", lambda request, timeout: answer)
+    with pytest.raises(MpoError, match="Peak memory is unavailable"):
+        measure_solo(chain(tmp_path / "m.onnx", 1), ROWS, threads=1)
+
+
+def test_the_child_gets_no_secret_and_a_fixed_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    found = child_environment(3, lean=True)
+    assert "SOME_TOKEN" not in found
+    assert found["OMP_NUM_THREADS"] == "3"
+    assert "MALLOC_MMAP_THRESHOLD_" in found
+    assert "MALLOC_MMAP_THRESHOLD_" not in child_environment(3, lean=False)
+
+
+def test_paired_models_take_turns_in_being_loaded_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def fake(request: dict[str, list[str]], timeout: float) -> dict[str, list[float]]:
+        names = [Path(path).stem for path in request["models"]]
+        order.extend(names)
+        return {"p10_ms": [{"a": 2.0, "b": 1.0}[name] for name in names]}
+
+    monkeypatch.setattr("mpo.profiles.measure.run_child", fake)
+    a, b = chain(tmp_path / "a.onnx", 1), chain(tmp_path / "b.onnx", 1)
+    pair = measure_pair(a, b, ROWS, ROWS, processes=6)
+    assert order == list(itertools.chain(*[["a", "b"], ["b", "a"]] * 3))
+    assert pair.p10_ms == ((2.0, 1.0),) * 6
+    assert pair.ratio.ci95 == pytest.approx((0.5, 0.5))
