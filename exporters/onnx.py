@@ -103,16 +103,9 @@ def export_onnx(
     raw = _checked(graph, opset).SerializeToString(deterministic=True)
     with writable(path):
         write_atomic(path, raw)
-    return OnnxExport(
-        path=path,
-        opset=opset,
-        nodes=len(graph.graph.node),
-        bytes=len(raw),
-        sha256=hashlib.sha256(raw).hexdigest(),
-        simplified=not reason,
-        dynamic_batch=dynamic,
-        warnings=tuple(warnings),
-    )
+    digest, nodes = hashlib.sha256(raw).hexdigest(), len(graph.graph.node)
+    simplified = not reason
+    return OnnxExport(path, opset, nodes, len(raw), digest, simplified, dynamic, tuple(warnings))
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -278,12 +278,10 @@ class _Program:
     def _constraints(self) -> list[LinearConstraint]:
         if not self.rows:
             return []
-        places = [(r, c, value) for r, row in enumerate(self.rows) for c, value in row.items()]
-        rows, columns, values = (
-            (np.array(part) for part in zip(*places, strict=True)) if places else ([], [], [])
-        )
-        table = csr_array((values, (rows, columns)), shape=(len(self.rows), self.size))
-        return [LinearConstraint(table, lb=np.array(self.lower), ub=np.inf)]
+        table = np.zeros((len(self.rows), self.size))
+        for place, row in enumerate(self.rows):
+            table[place, list(row)] = list(row.values())
+        return [LinearConstraint(csr_array(table), lb=np.array(self.lower), ub=np.inf)]
 
 
 def _check(items: Sequence[Item], pairs: Pairs) -> None:

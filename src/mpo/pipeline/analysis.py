@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mpo.errors import InfeasibleError
 from mpo.optimizer.batches import limit
 from mpo.optimizer.cka import Similarity, measure_similarity
-from mpo.optimizer.clusters import default_threshold, find_clusters
+from mpo.optimizer.clusters import default_threshold, find_clusters, near_copies
 from mpo.optimizer.harm import measure_harm
 from mpo.pipeline.context import Context
 from mpo.pipeline.saved import read, save
@@ -34,10 +35,16 @@ def analyze(context: Context) -> Analysis:
 
 
 def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
-    """Find blocks, stream their similarity over calibration batches, bypass each one alone."""
+    """Find blocks, stream their similarity over calibration batches, bypass each one alone.
+
+    Raises:
+        InfeasibleError: no block can be removed.
+    """
     steps = 3
     context.progress("analysis: blocks", 0, steps)
     blocks = context.blocks
+    if not any(block.removable for block in blocks):
+        raise nothing_removable(blocks)
     context.progress("analysis: similarity", 1, steps)
     batches = context.calibration()
     called = comparable(blocks)
@@ -72,9 +79,27 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
     return record, similarity
 
 
+def nothing_removable(blocks: Sequence[Block]) -> InfeasibleError:
+    """The error for a model without a single removable block."""
+    reasons = [f"{block.name}: {block.reason}" for block in blocks[:3]]
+    told = f" ({'; '.join(reasons)})" if reasons else ""
+    return InfeasibleError(
+        f"No budget can be met by removing blocks: none of the model's {len(blocks)} "
+        f"candidate blocks can go{told}.",
+        hint="Depth pruning needs repeated blocks of equal shape; `mpo analyze` lists all reasons.",
+    )
+
+
 def comparable(blocks: Sequence[Block]) -> tuple[str, ...]:
     """Blocks that the probe saw run, so that they have an output to compare."""
     return tuple(block.name for block in blocks if block.removable or block.macs > 0)
+
+
+def near_pairs(analysis: Analysis) -> dict[tuple[str, str], float]:
+    """The planner's penalties for removing two near-copies, from a saved analysis."""
+    matrix = np.array(analysis.similarity, dtype=np.float64).reshape(len(analysis.names), -1)
+    similarity = Similarity(analysis.names, matrix, analysis.null_95, analysis.samples)
+    return near_copies(similarity, analysis.harms, analysis.clusters)
 
 
 def as_rows(matrix: np.ndarray) -> tuple[tuple[float | None, ...], ...]:

@@ -14,7 +14,6 @@ from mpo.optimizer.planner import Item, Limit
 from mpo.records import Analysis, Block, Metric
 
 SHARED_BY_MACS = frozenset({"latency_p50_ms", "latency_p90_ms"})
-PAIR_WEIGHT = 0.5
 
 
 def savings(
@@ -45,24 +44,6 @@ def savings(
 def items(analysis: Analysis, table: Mapping[str, Mapping[str, float]]) -> list[Item]:
     """The removable blocks as the planner takes them."""
     return [Item(harm.name, harm.kl, table[harm.name]) for harm in analysis.harms]
-
-
-def pairs(analysis: Analysis) -> dict[tuple[str, str], float]:
-    """Penalties for removing both of two near-copies: each may stand in for the other, not both.
-
-    For two blocks of one cluster: half the smaller harm, scaled by their CKA.
-    """
-    harms = {harm.name: harm.kl for harm in analysis.harms}
-    place = {name: row for row, name in enumerate(analysis.names)}
-    found: dict[tuple[str, str], float] = {}
-    for cluster in analysis.clusters:
-        members = [name for name in cluster.members if name in harms]
-        for number, one in enumerate(members):
-            for other in members[number + 1 :]:
-                cka = analysis.similarity[place[one]][place[other]] or 0.0
-                penalty = PAIR_WEIGHT * max(0.0, cka) * min(harms[one], harms[other])
-                found[one, other] = penalty
-    return found
 
 
 def limits_of(full: Mapping[Metric, float], bounds: Mapping[Metric, float]) -> list[Limit]:

@@ -13,10 +13,10 @@ from mpo.optimizer.costs import count_macs
 from mpo.optimizer.harm import HarmMeter
 from mpo.optimizer.planner import Infeasible, Limit, pareto, solutions
 from mpo.optimizer.search import refine
-from mpo.pipeline.analysis import HARM_EXAMPLES
+from mpo.pipeline.analysis import HARM_EXAMPLES, near_pairs
 from mpo.pipeline.budgets import MEASURED, figure, limits, shown
 from mpo.pipeline.context import Context
-from mpo.pipeline.costs import items, limits_of, pairs, savings
+from mpo.pipeline.costs import items, limits_of, savings
 from mpo.pipeline.measuring import Measured, quick_figures
 from mpo.pipeline.saved import read, save
 from mpo.records import Analysis, Metric, Plan, PlanCandidate
@@ -94,8 +94,6 @@ def find_plan(context: Context, analysis: Analysis, original: Measured) -> Plan:
 def pose(context: Context, analysis: Analysis, original: Measured) -> Problem:
     """Measure the anchors that the budgets need and share their difference among the blocks."""
     removable = [block.name for block in analysis.blocks if block.removable]
-    if not removable:
-        raise nothing_removable(analysis)
     bounds = limits(context.recipe.budgets(), original.figures)
     full: Costs = {metric: figure(original.figures, metric) for metric in bounds}
     floor: Costs = {}
@@ -152,7 +150,7 @@ def propose(
 ) -> tuple[PlanCandidate, ...]:
     """Plans predicted to hold the targets: exact on the surrogate, refined by joint harm."""
     free, wanted = items(problem.analysis, problem.table), problem.limits(targets)
-    near, count = pairs(problem.analysis), problem.context.recipe.candidates
+    near, count = near_pairs(problem.analysis), problem.context.recipe.candidates
     found = solutions(free, wanted, near, count=count + 2)
     if isinstance(found, Infeasible):
         raise missed(problem, closest) if closest else infeasible(found, problem)
@@ -172,20 +170,9 @@ def front(problem: Problem) -> tuple[PlanCandidate, ...]:
     """Cost against predicted harm for the first budget, from nothing removed to everything."""
     metric = next(iter(problem.bounds))
     free = items(problem.analysis, problem.table)
-    points = pareto(free, problem.limits(problem.bounds), metric, pairs(problem.analysis))
+    points = pareto(free, problem.limits(problem.bounds), metric, near_pairs(problem.analysis))
     return tuple(
         PlanCandidate(removed=point.removed, harm=point.harm, costs=point.costs) for point in points
-    )
-
-
-def nothing_removable(analysis: Analysis) -> InfeasibleError:
-    """The error for a model without a single removable block."""
-    reasons = [f"{block.name}: {block.reason}" for block in analysis.blocks[:3]]
-    told = f" ({'; '.join(reasons)})" if reasons else ""
-    return InfeasibleError(
-        f"No budget can be met by removing blocks: none of the model's {len(analysis.blocks)} "
-        f"candidate blocks can go{told}.",
-        hint="Depth pruning needs repeated blocks of equal shape; `mpo analyze` lists all reasons.",
     )
 
 
