@@ -82,7 +82,8 @@ def run_paper(
         if not chosen:
             notes.append(f"k = {stride}: no cluster above {threshold:g} is left to thin.")
             break
-        trial, removed = copy.deepcopy(best), (*accepted, *chosen)
+        gone = {*accepted, *chosen}
+        trial, removed = copy.deepcopy(best), tuple(b.name for b in blocks if b.name in gone)
         with bypass(trial, removed):
             quality, tried = retrain(trial)
         lost = drop(original, quality)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from mpo.records import (
 from mpo.store import sha256
 
 Status = Literal["met", "already-met", "infeasible", "below-floor"]
+DISAGREE = math.log(1.15)
 SAME = Ratio(estimate=1.0, ci95=(1.0, 1.0), pairs=0)
 NOTHING = Analysis(
     names=(), similarity=(), null_95=0.0, threshold=1.0, samples=0, clusters=(), harms=(), blocks=()
@@ -125,7 +127,7 @@ def make_report(context: Context, outcome: Outcome, seconds: dict[str, float]) -
         plan=plan,
         environment=describe_local(recipe.batch, context.threads, OPTIONS),
         seconds=seconds,
-        warnings=warnings(context, original, optimized, plan),
+        warnings=warnings(context, original, optimized, plan, outcome.ratio),
     )
 
 
@@ -152,13 +154,14 @@ def artifacts(folder: Path) -> tuple[Artifact, ...]:
 
 
 def warnings(
-    context: Context, original: Measured, optimized: Measured, plan: Plan
+    context: Context, original: Measured, optimized: Measured, plan: Plan, ratio: Ratio
 ) -> tuple[str, ...]:
     """Everything a reader must know before trusting the figures."""
     told = [*context.splits().notes, *original.warnings, *optimized.warnings]
     for name, measured in (("original", original), ("optimized", optimized)):
         if not measured.parity.ok:
             told.append(f"The {name} ONNX differs from the torch model: {measured.parity.reason}")
+    told += disagreement(original, optimized, ratio) if plan.removed else []
     lost = drop(original.figures.quality, optimized.figures.quality)
     if plan.removed and lost > context.recipe.allowed_drop():
         told.append(
@@ -166,3 +169,15 @@ def warnings(
             "acceptance was decided on validation."
         )
     return tuple(dict.fromkeys(told))
+
+
+def disagreement(original: Measured, optimized: Measured, ratio: Ratio) -> list[str]:
+    """A warning when the solo runs tell another story than the runs that alternate both models."""
+    before, after = original.figures.latency_ms.p50, optimized.figures.latency_ms.p50
+    if not before or not after or abs(math.log(after / before / ratio.estimate)) <= DISAGREE:
+        return []
+    return [
+        f"Solo p50 went to {after / before:.2f}x, but both models run in turn give "
+        f"{ratio.estimate:.2f}x: the machine was busy during a solo run. Trust the ratio run in "
+        "turn, and measure again on an idle machine."
+    ]
