@@ -175,13 +175,15 @@ def _convert(
             {0: torch.export.Dim(BATCH_AXIS)} if t.dim() and len(t) == EXPORT_BATCH else {}
             for t in tensors
         ]
-        try:
-            proto = _export(flat, tensors, names, opset, axes)
+        reason = "the exporter found that it can only be one number"
+        for strict in (False, True):  # strict tracing keeps len(x) free, but takes fewer models
+            try:
+                proto = _export(flat, tensors, names, opset, axes, strict=strict)
+            except Exception as error:  # noqa: BLE001 - tracing runs the user's own code
+                reason = first_cause(error)
+                continue
             if _batch_is_free(proto, axes):
                 return proto, True
-            reason = "the exporter found that it can only be one number"
-        except Exception as error:  # noqa: BLE001 - tracing runs the user's own code
-            reason = first_cause(error)
         warnings.append(f"The batch axis of the ONNX file is fixed: {reason}.")
     tensors = resized(example, max(batch_size(example), 1))
     try:
@@ -200,14 +202,20 @@ def _export(
     names: tuple[list[str], list[str]],
     opset: int,
     axes: list[dict[int, Any]] | None,
+    *,
+    strict: bool = False,
 ) -> ModelProto:
+    shapes = None if axes is None else (tuple(axes),)
     with quiet():
+        source: Any = flat
+        if strict:
+            source = torch.export.export(flat, tuple(tensors), dynamic_shapes=shapes, strict=True)
         program = torch.onnx.export(
-            flat,
+            source,
             tuple(tensors),
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes=None if axes is None else (tuple(axes),),
+            dynamic_shapes=shapes,
             input_names=names[0],
             output_names=names[1],
             external_data=False,

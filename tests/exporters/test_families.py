@@ -1,0 +1,49 @@
+"""The family sweep's last step: every pruned network of the zoo is exported, free in its batch, and
+in parity with torch at two batch sizes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from mpo.exporters.onnx import export_onnx
+from mpo.exporters.parity import check_parity
+from mpo.optimizer.batches import primary, take
+from mpo.optimizer.blocks import find_blocks
+from mpo.optimizer.surgery import remove_blocks
+
+
+def _load_zoo() -> Any:
+    path = Path(__file__).parents[1] / "optimizer" / "zoo.py"
+    spec = importlib.util.spec_from_file_location("mpo_test_zoo", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+ZOO: dict[str, Any] = _load_zoo().ZOO
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ZOO.items() if kind.removable])
+def test_the_pruned_network_is_exported_in_parity(name: str, tmp_path: Path) -> None:
+    kind = ZOO[name]
+    model, batch = kind.make(), kind.batch()
+    removable = [block for block in find_blocks(model, batch) if block.removable]
+    smaller = remove_blocks(model, [block.name for block in removable[1::4]]).eval()
+    two, five = take(batch, 2), take(batch, 5)
+    path = tmp_path / "model.onnx"
+    export = export_onnx(smaller, two.args, two.kwargs, path)
+    assert export.dynamic_batch, export.warnings
+    assert onnx.load(path).ir_version <= 10
+    calls = [(two.args, two.kwargs), (five.args, five.kwargs)]
+    parity = check_parity(smaller, path, calls, primary)
+    assert parity.ok, parity.reason
+    assert parity.batches == (2, 5)
