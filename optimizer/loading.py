@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,9 @@ from torch import nn
 
 from mpo.errors import UsageError
 from mpo.optimizer.artifact import load_weights
-from mpo.optimizer.subject import Data, Subject, guarded
+from mpo.optimizer.splits import Data
+from mpo.optimizer.subject import Subject
+from mpo.optimizer.usercode import guarded
 
 RANDOM_BATCH, RANDOM_BATCHES = 8, 16
 _INPUT = re.compile(r"(?:(?P<name>\w+)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>float|int))?")
@@ -57,8 +60,12 @@ def load_subject(
             load_weights(model, weights, allow_pickle=allow_pickle)
             return model
 
-    tools = _import_file(data_file) if data_file else module
-    data = getattr(tools, "data", None)
+    tools = [part for part in (_import_file(data_file) if data_file else None, module) if part]
+
+    def given(name: str) -> Any:
+        return next((vars(part)[name] for part in tools if name in vars(part)), None)
+
+    data = given("data")
     notes: tuple[str, ...] = ()
     if data is None:
         if not inputs:
@@ -74,11 +81,19 @@ def load_subject(
     return Subject(
         model=factory,
         data=data,
-        loss=getattr(tools, "loss", None),
-        metric=getattr(tools, "metric", None),
+        loss=given("loss"),
+        metric=given("metric"),
         name=reference,
+        outputs=given("outputs"),
+        sources=_sources(tools, weights),
         notes=notes,
     )
+
+
+def _sources(modules: Sequence[ModuleType], weights: Path | None) -> tuple[Path, ...]:
+    """The files that a run of this subject depends on, as far as they are named."""
+    files = [getattr(module, "__file__", None) for module in modules]
+    return (*(Path(file) for file in files if file), *((weights,) if weights else ()))
 
 
 def _find(reference: str) -> tuple[ModuleType | None, Callable[[], Any]]:
@@ -112,7 +127,8 @@ def _member(module: ModuleType, name: str, reference: str) -> Callable[[], Any]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", hint="Check the path of the subject file.")
-    name = f"mpo_subject_{path.stem}"
+    # by its whole path: two subjects may both be called subject.py
+    name = f"mpo_subject_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is no Python file.", hint="Give a file that ends with .py.")
@@ -129,6 +145,10 @@ def _import_file(path: Path) -> ModuleType:
 def _import_module(name: str) -> ModuleType:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(
+            f"{name!r} is no module.", hint="Write package.module:factory, or a path of a .py file."
+        )
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -151,7 +171,10 @@ def _hugging_face(folder: Path) -> Callable[[], Any]:
             "hf: needs transformers, which is not installed.",
             hint="pip install 'mpo-optimizer[hf]'",
         ) from error
-    names = json.loads(config.read_text()).get("architectures") or ["AutoModel"]
+    try:
+        names = json.loads(config.read_text()).get("architectures") or ["AutoModel"]
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{config} is no JSON object: {error}.", hint="Save it again.") from error
     architecture = getattr(transformers, names[0], None)
     if architecture is None:
         raise UsageError(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpo.errors import UsageError
 from mpo.optimizer.batches import Batch, forward, primary
-from mpo.optimizer.subject import Loss, Subject
+from mpo.optimizer.subject import Kind, Loss, Subject
 from mpo.optimizer.tasks import class_last, cross_entropy, is_classification
+from mpo.optimizer.usercode import guarded
 
 TEMPERATURE = 2.0
 
@@ -26,41 +28,58 @@ class Objective:
         teacher: the original in eval mode, or None.
         loss: the task's (outputs, targets) -> scalar.
         task_share: weight of the task loss in [0, 1] when there are both.
+        kind: whether the outputs are class logits; None lets outputs and targets tell.
     """
 
     teacher: nn.Module | None
     loss: Loss
     task_share: float = 0.5
+    kind: Kind | None = None
 
     def __call__(self, student: nn.Module, batch: Batch) -> Tensor:
         """The loss of one batch, with the student's graph."""
         outputs = forward(student, batch)
         has_task = batch.targets is not None
         if self.teacher is None:
-            return self.loss(outputs, batch.targets)
+            return self.task(outputs, batch.targets)
         with torch.no_grad():
             wanted = forward(self.teacher, batch)
-        distilled = distillation(outputs, wanted, batch.targets)
+        distilled = distillation(outputs, wanted, batch.targets, self.kind)
         if not has_task:
             return distilled
-        task = self.loss(outputs, batch.targets)
+        task = self.task(outputs, batch.targets)
         return self.task_share * task + (1 - self.task_share) * distilled
 
+    def task(self, outputs: Any, targets: Any) -> Tensor:
+        """The task's own loss.
 
-def distillation(outputs: Any, wanted: Any, targets: Any) -> Tensor:
+        Raises:
+            UsageError: it raised, or returned something that cannot be trained on.
+        """
+        value = guarded("loss()", lambda: self.loss(outputs, targets))
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+            raise UsageError(
+                f"loss() returned {type(value).__name__}, not one number to minimise.",
+                hint="Return a scalar tensor, as torch.nn.functional.cross_entropy does.",
+            )
+        return value.reshape(())
+
+
+def distillation(outputs: Any, wanted: Any, targets: Any, kind: Kind | None = None) -> Tensor:
     """How far the student's outputs are from the teacher's.
 
     Class logits: T^2 * KL(teacher || student) at temperature T = 2 (Hinton, Vinyals & Dean 2015,
         section 2).
     Anything else: squared error over the teacher's variance, so that its scale does not matter.
     """
-    if is_classification(wanted, targets):
+    classes = is_classification(wanted, targets) if kind is None else kind == "logits"
+    if classes:
         teacher = F.log_softmax(class_last(wanted, targets) / TEMPERATURE, dim=-1)
         student = F.log_softmax(class_last(outputs, targets) / TEMPERATURE, dim=-1)
-        classes = teacher.shape[-1]
+        width = teacher.shape[-1]
         return TEMPERATURE**2 * F.kl_div(
-            student.reshape(-1, classes),
-            teacher.reshape(-1, classes),
+            student.reshape(-1, width),
+            teacher.reshape(-1, width),
             reduction="batchmean",
             log_target=True,
         )
@@ -78,4 +97,4 @@ def distil(subject: Subject, teacher: nn.Module) -> Objective:
     frozen = teacher.eval()
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
-    return Objective(frozen, subject.loss or cross_entropy)
+    return Objective(frozen, subject.loss or cross_entropy, kind=subject.outputs)

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mpo.errors import UsageError
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.objective import Objective
 from mpo.optimizer.quality import drop
-from mpo.optimizer.subject import Split
+from mpo.optimizer.splits import Split
 from mpo.records import Quality, Recovery
 
 RATES = (2e-3, 4e-4, 8e-5)
@@ -22,17 +24,33 @@ RACE_STEPS, JUDGE_BATCHES = 12, 4
 WARM_UP = 0.1
 CLIP = 1.0
 PATIENCE = 3
+NORMS = (_BatchNorm,)
 Progress = Callable[[str, int, int], None]
 Judge = Callable[[nn.Module], Quality]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How long a recovery may take: passes over the training data, and steps when that is less."""
+class Schedule:
+    """How a model is trained.
 
+    Attributes:
+        rate: the peak learning rate; None trains nothing.
+        epochs: passes over the training data at most.
+        seed: of everything random in training.
+        max_steps: updates at most, when that is less.
+    """
+
+    rate: float | None
     epochs: int
     seed: int = 0
     max_steps: int | None = None
+
+    def steps(self, epoch: int) -> int:
+        """Updates in all, for this many in an epoch."""
+        if self.rate is None:
+            return 0
+        total = self.epochs * epoch
+        return total if self.max_steps is None else min(total, self.max_steps)
 
 
 class Trainer:
@@ -41,8 +59,8 @@ class Trainer:
 
     def __init__(self, model: nn.Module, objective: Objective, rate: float, total: int) -> None:
         self.model, self.objective = model, objective
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=1e-4)
+        self.parameters = trainable(model)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=1e-4)
         warm = max(1, round(WARM_UP * total))
 
         def factor(step: int) -> float:
@@ -60,23 +78,44 @@ class Trainer:
         value = float(loss.detach())
         if math.isfinite(value):
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+            nn.utils.clip_grad_norm_(self.parameters, CLIP)
             self.optimizer.step()
             self.schedule.step()
         return value
 
 
-def endless(split: Split) -> Iterator[Batch]:
-    """The split's batches again and again; batches of one example are left out (BatchNorm cannot
-    train on one)."""
+def endless(split: Split, model: nn.Module) -> Iterator[Batch]:
+    """The split's batches again and again.
+
+    BatchNorm cannot train on one example: for a model that has it such batches are left out.
+
+    Raises:
+        UsageError: BatchNorm, and not one batch of two.
+    """
+    smallest = 2 if any(isinstance(m, NORMS) for m in model.modules()) else 1
     while True:
-        seen = 0
+        used = 0
         for batch in split:
-            seen += 1
-            if batch.size > 1:
+            if batch.size >= smallest:
+                used += 1
                 yield batch
-        if seen == 0:
-            return
+        if not used:
+            raise UsageError(
+                f"Every batch of the {split.name} split holds one example, and BatchNorm cannot "
+                "train on one.",
+                hint="Let data() yield larger batches.",
+            )
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """What is trained: the parameters that ask for it; all of them when the model is frozen."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    if asking:
+        return asking
+    floating = [p for p in model.parameters() if p.is_floating_point()]
+    for parameter in floating:
+        parameter.requires_grad_(True)
+    return floating
 
 
 def choose_rate(
@@ -95,7 +134,7 @@ def choose_rate(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             trainer = Trainer(model, objective, rate, steps)
-            for batch in _some(endless(train), steps):
+            for batch in _some(endless(train, model), steps):
                 trainer.step(batch)
         losses[rate] = held_out_loss(model, objective, held_out)
         model.load_state_dict(start)
@@ -120,9 +159,8 @@ def recover(
     train: Split,
     judge: Judge,
     original: Quality,
-    limits: Limits,
+    schedule: Schedule,
     progress: Progress,
-    rate: float | None,
 ) -> Recovery:
     """Fine-tune `model` in place and leave it with the weights that validation liked best.
 
@@ -134,17 +172,17 @@ def recover(
         train: what it learns from.
         judge: gives a model's quality on validation.
         original: the quality of the original there.
-        limits: epochs, steps and seed.
+        schedule: learning rate, epochs, steps and seed.
         progress: called with (what, done, total) after every step.
-        rate: the peak learning rate; None trains nothing.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(limits.seed)
+        torch.manual_seed(schedule.seed)
         before = judge(model)
         best, kept, best_epoch = before, _weights(model), 0
         history: list[dict[str, float]] = []
-        note = f"AdamW, learning rate {rate:g}" if rate else "not trained"
-        for epoch, loss in _epochs(model, objective, train, limits, progress, rate):
+        rate = schedule.rate
+        note = "not trained" if not rate or not schedule.epochs else f"AdamW, rate {rate:g}"
+        for epoch, loss in _epochs(model, objective, train, schedule, progress):
             if not math.isfinite(loss):
                 note += f"; stopped in epoch {epoch}: the loss was {loss}"
                 break
@@ -168,20 +206,14 @@ def recover(
 
 
 def _epochs(
-    model: nn.Module,
-    objective: Objective,
-    train: Split,
-    limits: Limits,
-    progress: Progress,
-    rate: float | None,
+    model: nn.Module, objective: Objective, train: Split, schedule: Schedule, progress: Progress
 ) -> Iterator[tuple[int, float]]:
     length = len(train)
-    total = limits.epochs * length
-    if limits.max_steps is not None:
-        total = min(total, limits.max_steps)
-    if total == 0 or rate is None:
+    total = schedule.steps(length)
+    if total == 0 or schedule.rate is None:
         return
-    trainer, batches, done = Trainer(model, objective, rate, total), endless(train), 0
+    trainer, done = Trainer(model, objective, schedule.rate, total), 0
+    batches = endless(train, model)
     for epoch in range(1, math.ceil(total / length) + 1):
         losses: list[float] = []
         for batch in _some(batches, min(length, total - done)):
@@ -190,8 +222,6 @@ def _epochs(
             progress("recovery", done, total)
             if not math.isfinite(losses[-1]):
                 break
-        if not losses:
-            return
         yield epoch, sum(losses) / len(losses)
 
 

@@ -67,14 +67,16 @@ def top1_accuracy(outputs: Any, targets: Any) -> float:
 
 
 def is_classification(outputs: Any, targets: Any) -> bool:
-    """True when the outputs are class logits: integer targets that fit a class axis; without
-    targets, a last axis of at least two."""
+    """True when the outputs are class logits: integer targets that fit a class axis of at least
+    two; without targets only [N, C >= 2], since longer shapes may be pixels or embeddings."""
     logits = primary(outputs)
     if targets is None:
-        return logits.dim() >= 2 and logits.shape[-1] >= 2
+        return logits.dim() == 2 and logits.shape[1] >= 2
     if not isinstance(targets, Tensor) or targets.is_floating_point() or logits.dim() < 2:
         return False
-    return targets.shape in (logits.shape[:-1], logits.shape[:1] + logits.shape[2:])
+    if targets.shape == logits.shape[:-1]:
+        return logits.shape[-1] >= 2
+    return targets.shape == logits.shape[:1] + logits.shape[2:] and logits.shape[1] >= 2
 
 
 def class_last(outputs: Any, targets: Any) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mpo.errors import UsageError
-from mpo.store import RunFolder, open_run, sha256, write_atomic
+from mpo.store import RunFolder, open_run, sha256, started_in, write_atomic
 
 
 @pytest.fixture
@@ -25,7 +25,9 @@ def writes(text: str, seen: list[str]) -> Callable[[Path], None]:
 def test_a_finished_stage_is_not_made_again(run: RunFolder) -> None:
     seen: list[str] = []
     run.stage("one", {"k": 1}, writes("first", seen))
-    folder = run.stage("one", {"k": 1}, writes("second", seen))
+    run.close()
+    with open_run(run.path, "a = 1") as again:
+        folder = again.stage("one", {"k": 1}, writes("second", seen))
     assert seen == ["first"]
     assert (folder / "result.txt").read_text() == "first"
 
@@ -41,7 +43,9 @@ def test_a_damaged_stage_is_made_again(run: RunFolder) -> None:
     seen: list[str] = []
     folder = run.stage("one", {"k": 1}, writes("first", seen))
     (folder / "result.txt").write_text("flipped")
-    run.stage("one", {"k": 1}, writes("second", seen))
+    run.close()
+    with open_run(run.path, "a = 1") as again:
+        again.stage("one", {"k": 1}, writes("second", seen))
     assert seen == ["first", "second"]
 
 
@@ -71,9 +75,53 @@ def test_the_same_recipe_reopens_and_another_is_refused(tmp_path: Path) -> None:
 
 def test_overwrite_never_empties_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
+    (tmp_path / "recipe.toml").write_text("a = 1")
     with pytest.raises(UsageError, match="exists"):
         open_run(tmp_path, "a = 1", overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "dear"
+    assert (tmp_path / "recipe.toml").read_text() == "a = 1"
+
+
+def test_overwrite_deletes_only_what_mpo_writes(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "a = 1").close()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    (tmp_path / "run" / "report.json").write_text("old")
+    open_run(tmp_path / "run", "a = 2", overwrite=True).close()
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_folder_of_a_writer_killed_at_once_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("")
+    open_run(tmp_path / "run", "a = 1").close()
+
+
+def test_a_stage_is_made_again_when_an_earlier_one_was(run: RunFolder, tmp_path: Path) -> None:
+    seen: list[str] = []
+    run.stage("one", {"k": 1}, writes("first", seen))
+    run.stage("two", {"k": 1}, writes("second", seen))
+    run.close()
+    (tmp_path / "run" / "stages" / "one" / "result.txt").write_text("damaged")
+    with open_run(tmp_path / "run", "a = 1") as again:
+        again.stage("one", {"k": 1}, writes("other", seen))
+        again.stage("two", {"k": 1}, writes("fourth", seen))
+    assert seen == ["first", "second", "other", "fourth"]
+
+
+def test_results_of_older_stages_go_when_a_stage_is_made_again(run: RunFolder) -> None:
+    run.stage("one", {"k": 1}, writes("first", []))
+    run.write("report.json", "{}")
+    run.stage("one", {"k": 2}, writes("second", []))
+    assert not (run.path / "report.json").exists()
+
+
+def test_a_run_knows_where_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    open_run(Path("runs/x"), "a = 1").close()
+    monkeypatch.chdir(tmp_path)
+    assert started_in(Path("project/runs/x")) == (tmp_path / "project").resolve()
 
 
 def test_two_writers_of_one_folder_are_refused(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ def test_what_is_not_a_number_with_a_unit_is_refused(text: str) -> None:
 def test_a_share_is_read_with_and_without_a_percent_sign() -> None:
     assert parse_share("1%") == pytest.approx(0.01)
     assert parse_share("0.02") == pytest.approx(0.02)
-    assert parse_share("0") == 0.0
+    assert parse_share("0") == parse_share("0.0") == 0.0
+    for wrong in ("1", "50", "0.5x", "500k", "x", "-1%"):
+        with pytest.raises(UsageError):
+            parse_share(wrong)
     with pytest.raises(UsageError):
         parse_share("5MB")
 

@@ -10,17 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpo.api import load, optimize
-    from mpo.optimizer.subject import Data, Subject
+    from mpo.api import analyze, load, optimize, read_report
+    from mpo.optimizer.splits import Data
+    from mpo.optimizer.subject import Subject
 
 __version__ = "0.1.0"
-__all__ = ["Data", "Subject", "__version__", "load", "optimize"]
+__all__ = ["Data", "Subject", "__version__", "analyze", "load", "optimize", "read_report"]
 
 _HOMES = {
-    "Data": "mpo.optimizer.subject",
+    "Data": "mpo.optimizer.splits",
     "Subject": "mpo.optimizer.subject",
+    "analyze": "mpo.api",
     "load": "mpo.api",
     "optimize": "mpo.api",
+    "read_report": "mpo.api",
 }
 
 

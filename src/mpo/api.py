@@ -17,12 +17,12 @@ from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, subject_of
-from mpo.pipeline.story import tell
+from mpo.pipeline.story import one_thread_a_core, tell
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import RECIPE, RunFolder, open_run
+from mpo.store import RECIPE, RunFolder, open_run, started_in
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -31,7 +31,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 def optimize(
     subject: str | Path | Subject,
-    budget: Sequence[str] = (),
+    budget: str | Sequence[str] = (),
     *,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -42,7 +42,7 @@ def optimize(
 
     Args:
         subject: a subject file, package.module:factory, hf:FOLDER, or `mpo.Subject` in memory.
-        budget: texts like "50MB", "12ms", "params=60%"; all must hold.
+        budget: a text like "50MB", "12ms", "params=60%", or several; all must hold.
         output: the run folder; runs/NAME when None.
         overwrite: replace a run of another recipe there.
         progress: called with (what, done, total).
@@ -58,7 +58,8 @@ def optimize(
     """
     held = subject if isinstance(subject, Subject) else None
     name = held.name if held else str(subject)
-    recipe = make_recipe(subject=name, budget=tuple(budget), **options)
+    texts = (budget,) if isinstance(budget, str) else tuple(budget)
+    recipe = make_recipe(subject=name, budget=texts, **options)
     report, _ = run_recipe(
         recipe, Path(output) if output else None, held, overwrite=overwrite, progress=progress
     )
@@ -101,14 +102,35 @@ def slug(subject: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
 
 
-def analyze_recipe(recipe: Recipe, progress: Progress = silent) -> Analysis:
-    """Blocks, similarity, clusters and harm of a recipe's subject; writes nothing."""
-    subject = subject_of(recipe)
+def analyze(
+    subject: str | Path | Subject, *, progress: Progress = silent, **options: Any
+) -> Analysis:
+    """Blocks of a model, their similarity, clusters and harm. Writes nothing.
+
+    Args:
+        subject: as `optimize` takes it.
+        progress: called with (what, done, total).
+        options: the recipe's keys (calibration, threshold, seed, weights, ...).
+
+    Raises:
+        UsageError: bad input.
+    """
+    held = subject if isinstance(subject, Subject) else None
+    recipe = make_recipe(subject=held.name if held else str(subject), **options)
+    return analyze_recipe(recipe, held, progress)
+
+
+def analyze_recipe(
+    recipe: Recipe, subject: Subject | None = None, progress: Progress = silent
+) -> Analysis:
+    """The analysis of a recipe's subject; writes nothing."""
+    found = subject or subject_of(recipe)
     with (
+        one_thread_a_core(),
         tempfile.TemporaryDirectory(prefix="mpo-analyze-") as name,
         open_run(Path(name), to_toml(recipe)) as folder,
     ):
-        context = Context(recipe, subject, folder, progress)
+        context = Context(recipe, found, folder, progress)
         _ = context.outputs
         return measure_analysis(context)[0]
 
@@ -138,7 +160,7 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
         subject: the subject in memory, when the run was made from one.
 
     Raises:
-        UsageError: no finished run there.
+        UsageError: no finished run there, or its subject is gone.
     """
     folder = Path(run)
     recipe = make_recipe(**read_recipe(folder / RECIPE))
@@ -146,5 +168,8 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     if not plan_file.is_file():
         raise UsageError(f"{folder} holds no plan.json.", hint="Name a finished run's folder.")
     plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
-    factory = (subject or subject_of(recipe)).build
-    return load_pruned(factory, plan.removed, folder / "model.safetensors").eval()
+    factory = (subject or subject_of(recipe, started_in(folder))).build
+    weights = folder / "model.safetensors"
+    if not plan.removed and not weights.is_file():
+        return factory()  # the original met the budget
+    return load_pruned(factory, plan.removed, weights).eval()

@@ -3,6 +3,7 @@ runs."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mpo import __version__
-from mpo.errors import MpoError
+from mpo.errors import MpoError, UsageError
 
 if TYPE_CHECKING:
     from mpo.records import Report
@@ -34,7 +35,7 @@ def cli() -> None:
 def subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what the subject is."""
     options = (
-        click.argument("subject"),
+        click.argument("subject", required=False),
         click.option("-c", "--config", type=click.Path(path_type=Path), help="Recipe file (TOML)."),
         click.option("--weights", help="State dict to load: safetensors, or torch weights-only."),
         click.option(
@@ -71,9 +72,11 @@ def subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--candidates", type=int, help="Diverse plans that a short recovery compares (2).")
 @click.option("--opset", type=int, help="ONNX opset, 18 to 22 (20).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder (runs/SUBJECT).")
-@click.option("--overwrite", is_flag=True, help="Replace a run folder of another recipe.")
+@click.option(
+    "--overwrite", is_flag=True, help="Start afresh: throw away the run that is in the folder."
+)
 def optimize(
-    subject: str,
+    subject: str | None,
     output: Path | None,
     overwrite: bool,
     quiet: bool,
@@ -89,37 +92,39 @@ def optimize(
 
     def work() -> int:
         from mpo.api import run_recipe
+        from mpo.progress import Bars, prints_to_stderr
 
         recipe = _recipe(subject, options)
-        from mpo.progress import Bars
-
-        with Bars(quiet=quiet or as_json) as bars:
+        with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
             report, folder = run_recipe(recipe, output, overwrite=overwrite, progress=bars)
         _show(report, quiet=quiet, as_json=as_json, folder=folder)
         return STATUS_CODES[report.status]
 
-    _run(work, verbose=verbose)
+    _run(work, verbose=verbose, as_json=as_json)
 
 
 @cli.command()
 @subject_options
-def analyze(subject: str, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> NoReturn:
+def analyze(
+    subject: str | None, quiet: bool, verbose: bool, as_json: bool, **options: Any
+) -> NoReturn:
     """Show the blocks of SUBJECT's model, their similarity, clusters and harm. Changes nothing."""
 
     def work() -> int:
         from mpo.api import analyze_recipe
-        from mpo.progress import Bars
+        from mpo.progress import Bars, prints_to_stderr
         from mpo.render.terminal import analysis_table
 
-        with Bars(quiet=quiet or as_json) as bars:
-            analysis = analyze_recipe(_recipe(subject, options), progress=bars)
+        recipe = _recipe(subject, options)
+        with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
+            analysis = analyze_recipe(recipe, progress=bars)
         if as_json:
             click.echo(analysis.model_dump_json(indent=1))
         elif not quiet:
             _console().print(analysis_table(analysis))
         return 0
 
-    _run(work, verbose=verbose)
+    _run(work, verbose=verbose, as_json=as_json)
 
 
 @cli.command()
@@ -142,16 +147,21 @@ def report(run: Path, html: Path | None, as_json: bool, verbose: bool) -> NoRetu
         _show(record, quiet=False, as_json=as_json, folder=run)
         return 0
 
-    _run(work, verbose=verbose)
+    _run(work, verbose=verbose, as_json=as_json)
 
 
-def _recipe(subject: str, options: dict[str, Any]) -> Any:
+def _recipe(subject: str | None, options: dict[str, Any]) -> Any:
     from mpo.recipe import make_recipe, read_recipe
 
     config = options.pop("config", None)
     values = read_recipe(config) if config else {}
+    options["subject"] = subject
     given = {key: value for key, value in options.items() if value not in (None, ())}
-    return make_recipe(**{**values, **given, "subject": subject})
+    if "subject" not in {**values, **given}:
+        raise UsageError(
+            "No SUBJECT is given.", hint="Name a subject file, or a recipe that names one with -c."
+        )
+    return make_recipe(**{**values, **given})
 
 
 def _show(report: Report, *, quiet: bool, as_json: bool, folder: Path) -> None:
@@ -170,7 +180,7 @@ def _console() -> Any:
     return Console(soft_wrap=False)
 
 
-def _run(work: Callable[[], int], *, verbose: bool) -> NoReturn:
+def _run(work: Callable[[], int], *, verbose: bool, as_json: bool) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = work()
@@ -180,6 +190,9 @@ def _run(work: Callable[[], int], *, verbose: bool) -> NoReturn:
         click.echo(f"error: {error.message}", err=True)
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
+        if as_json:
+            told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            click.echo(json.dumps({"schema": "mpo.error/1", **told}, indent=1))
         code = error.exit_code
     except KeyboardInterrupt:
         click.echo("interrupted; finished stages are kept: run the same command again", err=True)
@@ -187,7 +200,8 @@ def _run(work: Callable[[], int], *, verbose: bool) -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the last resort: no trace on a user's screen
         if verbose:
             traceback.print_exc()
-        click.echo(f"error: {type(error).__name__}: {str(error).splitlines()[:1]}", err=True)
+        first = str(error).strip().split("\n")[0]
+        click.echo(f"error: {type(error).__name__}: {first}", err=True)
         click.echo(
             "hint: this is a fault in mpo; run with -v for the trace and report it", err=True
         )

@@ -41,9 +41,17 @@ class UsageError(MpoError):
 
 
 class InfeasibleError(MpoError):
-    """No plan holds every budget; the closest one is in the run folder when there is one."""
+    """No plan holds every budget.
+
+    Args:
+        removed: the blocks that the closest plan removes; the run folder keeps it as plan.json.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", removed: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.removed = removed
 
 
 class RegressionError(MpoError):

@@ -26,6 +26,15 @@ KEYS: dict[str, tuple[Metric, str]] = {
     "params": ("params", "count"),
     "macs": ("macs", "count"),
 }
+RANGES = {
+    "batch": (1, 10**6),
+    "threads": (0, 10**4),
+    "epochs": (0, 10**6),
+    "candidates": (1, 100),
+    "calibration": (1, 10**9),
+    "seed": (0, 2**63 - 1),
+    "opset": (18, 22),
+}
 EXAMPLES = {"bytes": "50MB", "ms": "12ms", "count": "500k"}
 
 
@@ -153,12 +162,15 @@ def make_recipe(**values: Any) -> Recipe:
         recipe = Recipe(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{key}: {first['msg']} (got {first['input']!r}).", hint="") from error
-    for key in ("batch", "epochs", "candidates", "calibration"):
-        least = 0 if key == "epochs" else 1
-        if getattr(recipe, key) < least:
-            raise UsageError(f"{key} is {getattr(recipe, key)}.", hint=f"Give at least {least}.")
+        key = str(first["loc"][0])
+        raise UsageError(
+            f"{key}: {first['msg']} (got {first['input']!r}).{nearest(key, Recipe.model_fields)}",
+            hint=f"Keys of a recipe: {', '.join(Recipe.model_fields)}.",
+        ) from error
+    for key, (least, most) in RANGES.items():
+        value = getattr(recipe, key)
+        if not least <= value <= most:
+            raise UsageError(f"{key} is {value}.", hint=f"Give a number from {least} to {most}.")
     if recipe.threshold is not None and not 0 < recipe.threshold <= 1:
         raise UsageError(f"threshold is {recipe.threshold}.", hint="Give a CKA in (0, 1].")
     recipe.budgets()

@@ -14,9 +14,25 @@ from pathlib import Path
 from typing import IO, Any
 
 from mpo.errors import UsageError
+from mpo.timing import Stopwatch
 
 MANIFEST = "stage.json"
 RECIPE = "recipe.toml"
+MARKER = ".mpo-run"  # only a folder that holds it is ever emptied
+LOCK = ".lock"
+RESULTS = (
+    "bench.json",
+    "device.json",
+    "model.onnx",
+    "model.safetensors",
+    "original.onnx",
+    "plan.json",
+    "report.html",
+    "report.json",
+    "report.md",
+    "similarity.npz",
+)
+OWN = (*RESULTS, RECIPE, "journal.jsonl", "stages", MARKER)
 
 
 def sha256(path: Path) -> str:
@@ -67,10 +83,23 @@ def writable(path: Path) -> Iterator[None]:
 
 
 class RunFolder:
-    """One run's folder, locked while open. Open it with `open_run`."""
+    """One run's folder, locked while open. Open it with `open_run`.
+
+    Attributes:
+        path: of the folder.
+        seconds: what each stage took when it was made, by name, for the stages met so far.
+    """
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
         self.path, self._lock = path, lock
+        self.seconds: dict[str, float] = {}
+        self._chain = ""
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write one file of the run, atomically."""
@@ -89,95 +118,123 @@ class RunFolder:
             file.write(json.dumps({"event": event, **facts}, sort_keys=True, default=str) + "\n")
 
     def stage(self, name: str, key: Any, make: Callable[[Path], None]) -> Path:
-        """The folder of a finished stage: kept when it was made from the same key and is whole,
-        else made.
+        """The folder of a finished stage: kept when it was made from the same key after the very
+        same stages and is whole, else made; then the results at the run's top, which are older,
+        go first.
 
         Args:
             name: of the stage.
-            key: JSON-able; everything that the stage's result depends on.
+            key: JSON-able; everything that the stage's result depends on, earlier stages aside.
             make: writes the stage's files into the folder it is given.
         """
-        target, wanted = self.path / "stages" / name, fingerprint(key)
-        if self._whole(target, wanted):
+        target = self.path / "stages" / name
+        wanted = fingerprint({"key": key, "after": self._chain})
+        manifest = read_manifest(target)
+        if manifest is None or manifest["key"] != wanted:
+            self._drop_results()
+            manifest = self._make(target, wanted, make)
+            self.journal("stage made", stage=name, key=wanted)
+        else:
             self.journal("stage kept", stage=name)
-            return target
-        temporary = self.path / "stages" / f".{name}.tmp"
+        self.seconds[name] = float(manifest["seconds"])
+        self._chain = fingerprint([wanted, manifest["files"]])
+        return target
+
+    def _make(self, target: Path, key: str, make: Callable[[Path], None]) -> dict[str, Any]:
+        temporary = target.with_name(f".{target.name}.tmp")
         with writable(self.path):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
+        watch = Stopwatch()
         try:
             make(temporary)
             with writable(self.path):
-                self._commit(temporary, target, wanted)
+                return _commit(temporary, target, key, watch.seconds)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.journal("stage made", stage=name, key=wanted)
-        return target
 
-    def _whole(self, folder: Path, wanted: str) -> bool:
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            files = manifest["files"].items()
-            return manifest["key"] == wanted and all(
-                sha256(folder / name) == digest for name, digest in files
-            )
-        except (OSError, ValueError, KeyError, AttributeError):
-            return False
-
-    def _commit(self, temporary: Path, target: Path, key: str) -> None:
-        files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        write_atomic(temporary / MANIFEST, json.dumps({"key": key, "files": files}, indent=1))
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
-        _sync_folder(target.parent)
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def _drop_results(self) -> None:
+        with writable(self.path):
+            for name in RESULTS:
+                (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the lock."""
         self._lock.close()
 
 
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What a finished stage says of itself; None when it is not whole to the last byte."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        whole = all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
+        return manifest if whole and {"key", "seconds"} <= manifest.keys() else None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def _commit(temporary: Path, target: Path, key: str, seconds: float) -> dict[str, Any]:
+    files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    manifest = {"key": key, "seconds": seconds, "files": files}
+    write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.replace(target)
+    _sync_folder(target.parent)
+    return manifest
+
+
 def open_run(path: Path, recipe: str, *, overwrite: bool = False) -> RunFolder:
-    """Make or re-open a run folder for this recipe (its TOML
-    text).
+    """Make or re-open a run folder for this recipe (its TOML text).
 
     The same recipe goes on where it stopped; another recipe's folder, or a folder that is no run,
-    is refused.
+    is refused. The marker file keeps the way from the folder to where the run was started, so that
+    the subject's path can be found again.
+
+    Args:
+        overwrite: throw away the run that is there, finished stages included; a folder that mpo
+            did not make is still refused.
 
     Raises:
         UsageError: the folder is something else, cannot be written, or another process works in it.
     """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a folder.", hint="Choose another folder with -o.")
     with writable(path):
-        if path.exists() and not path.is_dir():
-            raise UsageError(
-                f"{path} is a file, not a folder.", hint="Choose another folder with -o."
-            )
+        fresh = not path.is_dir() or not any(entry.name != LOCK for entry in path.iterdir())
         known = path / RECIPE
-        if path.is_dir() and any(path.iterdir()):
-            same = known.is_file() and known.read_text() == recipe
-            if not same and not (overwrite and known.is_file()):
-                raise UsageError(
-                    f"The output folder {path} exists and holds something else.",
-                    hint="Choose another folder with -o, or replace that run with --overwrite.",
-                )
+        ours = (path / MARKER).is_file()
+        same = ours and (not known.is_file() or known.read_text() == recipe)
+        if not fresh and not same and not (overwrite and ours):
+            raise UsageError(
+                f"The output folder {path} exists and holds something else.",
+                hint="Choose another folder with -o"
+                + (", or replace that run with --overwrite." if ours else "."),
+            )
         path.mkdir(parents=True, exist_ok=True)
         lock = _locked(path)
         if overwrite:
             _empty(path)
+        for left in path.glob(".*.tmp"):  # of a writer that was killed
+            left.unlink()
+        write_atomic(path / MARKER, json.dumps({"started_in": os.path.relpath(Path.cwd(), path)}))
         write_atomic(known, recipe)
         return RunFolder(path, lock)
 
 
+def started_in(run: Path) -> Path:
+    """The folder that a run was started in, as seen from here."""
+    try:
+        way = json.loads((run / MARKER).read_text())["started_in"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path.cwd()
+    return (run / str(way)).resolve()
+
+
 def _locked(path: Path) -> IO[str]:
-    lock = (path / ".lock").open("w")
+    lock = (path / LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -189,10 +246,10 @@ def _locked(path: Path) -> IO[str]:
 
 
 def _empty(path: Path) -> None:
-    for entry in path.iterdir():
-        if entry.name == ".lock":
-            continue
+    """Delete what mpo writes, the marker last, so that a killed deletion can be gone on with."""
+    for name in OWN:
+        entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
-            entry.unlink()
+            entry.unlink(missing_ok=True)

@@ -61,13 +61,24 @@ def parse_quantity(text: str) -> Quantity:
 
 
 def parse_share(text: str) -> float:
-    """Read "1%", "0.01" or "0.5x" as a factor: 0.01, 0.01, 0.5."""
-    if text.strip() in {"0", "0%"}:
-        return 0.0
-    quantity = parse_quantity(text)
-    if quantity.dimension not in {"factor", "count"}:
+    """Read "1%" or "0.01" as a share: 0.01.
+
+    Raises:
+        UsageError: no number, a unit other than %, or a bare number of 1 and more, which would mean
+            100 % where 1 % may be meant.
+    """
+    match = _NUMBER.fullmatch(text)
+    if not match or match[2] not in ("", "%"):
         raise UsageError(f"{text!r} is not a share.", hint="Write it like 1% or 0.01.")
-    return quantity.value
+    number = float(match[1])
+    if match[2] == "%":
+        return number / 100
+    if number >= 1:
+        raise UsageError(
+            f"{text!r} as a bare share is {number * 100:g} %.",
+            hint=f"Write {number:g}% for {number:g} percent, or 0.01 for 1 %.",
+        )
+    return number
 
 
 def format_bytes(value: float) -> str:

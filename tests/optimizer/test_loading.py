@@ -7,7 +7,7 @@ from torch import nn
 
 from mpo.errors import RefusedError, UsageError
 from mpo.optimizer.loading import load_subject, random_data
-from mpo.optimizer.subject import carve
+from mpo.optimizer.splits import carve
 
 FILE = """
 import torch, mpo

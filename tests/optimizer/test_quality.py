@@ -5,7 +5,8 @@ from torch import Tensor, nn
 import mpo
 from mpo.errors import UsageError
 from mpo.optimizer.quality import drop, evaluate, predictor
-from mpo.optimizer.subject import Split, Subject
+from mpo.optimizer.splits import Split
+from mpo.optimizer.subject import Subject
 from mpo.optimizer.tasks import class_logits, top1_accuracy
 from mpo.records import Quality
 

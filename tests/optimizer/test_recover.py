@@ -5,10 +5,12 @@ import torch
 from torch import Tensor, nn
 
 import mpo
+from mpo.errors import UsageError
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.objective import Objective, distil, distillation, task_only
 from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.recover import Judge, Limits, choose_rate, recover
+from mpo.optimizer.recover import Judge, Schedule, choose_rate, endless, recover
+from mpo.optimizer.splits import Split
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.tasks import cross_entropy
 from mpo.records import Quality, Recovery
@@ -48,9 +50,8 @@ def run(
         splits.train,
         judge,
         judge(model),
-        Limits(epochs),
+        Schedule(5e-3, epochs),
         lambda *step: seen.append(step),
-        5e-3,
     )
     return story, judge, seen
 
@@ -97,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(subject: Subject) ->
         return evaluate(predictor(candidate), subject, splits.validation, predictor(candidate))
 
     story = recover(
-        model, bad, splits.train, judge, judge(model), Limits(3), lambda *step: None, 1e-3
+        model, bad, splits.train, judge, judge(model), Schedule(1e-3, 3), lambda *step: None
     )
     assert "the loss was nan" in story.note
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
@@ -129,3 +130,28 @@ def test_distilling_needs_no_targets_and_never_trains_the_teacher(subject: Subje
     torch.autograd.backward(loss)
     assert all(p.grad is None for p in teacher.parameters())
     assert any(p.grad is not None for p in student.parameters())
+
+
+def test_batches_of_one_train_a_model_without_batchnorm_and_are_refused_with_it() -> None:
+    singles = [(torch.randn(1, 4), torch.tensor([0])) for _ in range(3)]
+    plain, normed = nn.Linear(4, 3), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    assert next(endless(Split(singles, "train"), plain)).size == 1
+    with pytest.raises(UsageError, match="holds one example"):
+        next(endless(Split(singles, "train"), normed))
+
+
+def test_a_frozen_model_is_trained_all_the_same(subject: Subject) -> None:
+    model = subject.build().requires_grad_(False)
+    story, _, _ = run(subject, model)
+    assert story.after > story.before
+
+
+def test_a_loss_that_raises_or_is_no_number_is_the_users_to_mend(subject: Subject) -> None:
+    def broken(outputs: Tensor, targets: Tensor) -> Tensor:
+        raise ValueError("shapes differ")
+
+    batch = next(iter(subject.splits().train))
+    with pytest.raises(UsageError, match="shapes differ"):
+        Objective(None, broken)(subject.build(), batch)
+    with pytest.raises(UsageError, match="returned float"):
+        Objective(None, lambda outputs, targets: 1.0)(subject.build(), batch)  # type: ignore[arg-type, return-value]

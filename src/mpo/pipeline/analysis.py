@@ -19,6 +19,10 @@ from mpo.pipeline.saved import read, save
 from mpo.records import Analysis, Block
 
 HARM_EXAMPLES = 128
+NOTHING = Analysis(
+    names=(), similarity=(), null_95=0.0, threshold=1.0, samples=0, clusters=(), harms=(), blocks=()
+)
+NO_SIMILARITY = Similarity((), np.zeros((0, 0)), 0.0, 0)
 
 
 def analyze(context: Context) -> Analysis:
@@ -35,16 +39,12 @@ def analyze(context: Context) -> Analysis:
 
 
 def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
-    """Find blocks, stream their similarity over calibration batches, bypass each one alone.
-
-    Raises:
-        InfeasibleError: no block can be removed.
-    """
+    """Find blocks, stream their similarity over calibration batches, bypass each one alone."""
     steps = 3
     context.progress("analysis: blocks", 0, steps)
     blocks = context.blocks
     if not any(block.removable for block in blocks):
-        raise nothing_removable(blocks)
+        return NOTHING.model_copy(update={"blocks": blocks}), NO_SIMILARITY
     context.progress("analysis: similarity", 1, steps)
     batches = context.calibration()
     called = comparable(blocks)

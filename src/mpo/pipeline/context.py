@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mpo import __version__
@@ -19,13 +17,15 @@ from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.harm import Kind
 from mpo.optimizer.loading import load_subject
 from mpo.optimizer.quality import check_model, predictor
-from mpo.optimizer.subject import Splits, Subject
+from mpo.optimizer.splits import Splits
+from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.optimizer.tasks import is_classification
-from mpo.profiles.device import physical_cores
+from mpo.pipeline.fingerprints import fingerprint_code, fingerprint_model, fingerprint_split
+from mpo.profiles.device import describe_local, physical_cores
 from mpo.recipe import Recipe
 from mpo.records import Block
-from mpo.store import RunFolder
+from mpo.store import RunFolder, sha256
 
 PROOF_SIZES = (2, 3)
 Progress = Callable[[str, int, int], None]
@@ -61,7 +61,7 @@ class Context:
     def kind(self) -> Kind:
         """Whether the outputs are class logits or any other values."""
         classes = is_classification(self.outputs, self.batch.targets)
-        return "logits" if classes else "values"
+        return self.subject.outputs or ("logits" if classes else "values")
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -92,9 +92,15 @@ class Context:
         """Threads that latency and memory are measured with."""
         return self.recipe.threads or physical_cores()
 
+    @cached_property
+    def _carved(self) -> Splits | None:
+        """Splits that had to be carved: made once, since a loader that shuffles would mix them."""
+        splits = self.subject.splits(self.recipe.seed)
+        return splits if splits.carved else None
+
     def splits(self) -> Splits:
-        """The data, made anew, so that each stage sees the same order however often it runs."""
-        return self.subject.splits(self.recipe.seed)
+        """The data from its start, so that each stage sees the same order however often it runs."""
+        return self._carved or self.subject.splits(self.recipe.seed)
 
     def calibration(self) -> list[Batch]:
         """The leading training examples that analysis reads."""
@@ -102,11 +108,23 @@ class Context:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """What all stages depend on: this version, the recipe and the original's weights."""
+        """What all stages depend on, so that nothing is kept that was made of something else.
+
+        This version, the recipe, the machine, the original's structure and weights, the files that
+        the subject names, and of each split its length and leading batches. Not seen: files that
+        the subject file imports, and data beyond those batches.
+        """
+        splits = self.splits()
         return {
             "mpo": __version__,
             "recipe": self.recipe.model_dump(mode="json"),
+            "machine": describe_local(self.recipe.batch, self.threads).model_dump(mode="json"),
             "weights": fingerprint_model(self.original),
+            "files": [sha256(path) for path in self.subject.sources],
+            "code": fingerprint_code(self.subject.loss, self.subject.metric),
+            "data": [
+                fingerprint_split(split) for split in (splits.train, splits.validation, splits.test)
+            ],
         }
 
 
@@ -118,22 +136,22 @@ def broken(names: Collection[str], how: str) -> MpoError:
     )
 
 
-def fingerprint_model(model: nn.Module) -> str:
-    """sha256 over names, shapes and bytes of all parameters and buffers."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
+def subject_of(recipe: Recipe, base: Path | None = None) -> Subject:
+    """The subject that a recipe names; paths are relative to `base`, or to here."""
 
+    def placed(path: str) -> Path:
+        return Path(path) if base is None else base / path
 
-def subject_of(recipe: Recipe) -> Subject:
-    """The subject that a recipe names."""
-    return load_subject(
-        recipe.subject,
-        weights=Path(recipe.weights) if recipe.weights else None,
+    reference = recipe.subject
+    if reference.startswith("hf:"):
+        reference = f"hf:{placed(reference.removeprefix('hf:'))}"
+    elif reference.endswith(".py"):
+        reference = str(placed(reference))
+    subject = load_subject(
+        reference,
+        weights=placed(recipe.weights) if recipe.weights else None,
         allow_pickle=recipe.allow_pickle,
-        data_file=Path(recipe.data) if recipe.data else None,
+        data_file=placed(recipe.data) if recipe.data else None,
         inputs=recipe.input,
     )
+    return replace(subject, name=recipe.subject)

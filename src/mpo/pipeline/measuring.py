@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import nn
 
+from mpo.errors import MpoError
 from mpo.exporters.onnx import OnnxExport, export_onnx
 from mpo.exporters.parity import check_parity
 from mpo.exporters.runtime import OnnxModel
@@ -23,6 +25,7 @@ from mpo.profiles.measure import Solo, measure_solo
 from mpo.records import Latency, Metric, ModelFigures, Parity, Quality, Record
 
 SECONDS = 1.5  # of sampling a process
+KEPT = 3000  # latency samples in a record
 UNSETTLED = "Latency did not settle within the warm-up: the machine is busy; read p90 with care."
 
 
@@ -71,6 +74,8 @@ def measure_model(context: Context, model: nn.Module, path: Path, what: str) -> 
     file = deploy(context, model, path)
     now(1)
     parity = check_parity(model, path, parity_calls(context), primary)
+    if not parity.ok:
+        raise out_of_parity(what, parity)
     now(2)
     splits = context.splits()
     original, predict = predictor(context.original), predictor(model)
@@ -97,9 +102,27 @@ def _figures(context: Context, model: nn.Module, file: Deployed, quality: Qualit
         peak_memory_bytes=solo.peak_memory_bytes,
         load_memory_bytes=solo.load_memory_bytes,
         latency_ms=Latency(
-            p50=solo.p50_ms, p90=solo.p90_ms, n=len(solo.samples_ms), samples_ms=solo.samples_ms
+            p50=solo.p50_ms,
+            p90=solo.p90_ms,
+            n=len(solo.samples_ms),
+            samples_ms=thinned(solo.samples_ms),
         ),
         quality=quality,
+    )
+
+
+def thinned(samples: Sequence[float]) -> tuple[float, ...]:
+    """At most KEPT samples, evenly spread over time, so that a report stays small."""
+    return tuple(samples[:: max(1, math.ceil(len(samples) / KEPT))])
+
+
+def out_of_parity(what: str, parity: Parity) -> MpoError:
+    """The error for a file that does not compute what its model computes."""
+    return MpoError(
+        f"The {what} model's ONNX file differs from the torch model on {parity.samples} samples: "
+        f"{parity.reason or f'largest relative difference {parity.max_rel:.2g}'}",
+        hint="Nothing is handed out that is not in parity. Data-dependent control flow, inputs "
+        "padded to different lengths, and random operations are the usual causes.",
     )
 
 

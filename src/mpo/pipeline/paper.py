@@ -13,7 +13,7 @@ from mpo.optimizer.cka import Similarity, measure_similarity
 from mpo.optimizer.harm import joint_kl
 from mpo.optimizer.objective import task_only
 from mpo.optimizer.paper import run_paper
-from mpo.optimizer.recover import Limits, choose_rate, recover
+from mpo.optimizer.recover import Schedule, choose_rate, recover
 from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.analysis import HARM_EXAMPLES
 from mpo.pipeline.context import Context
@@ -99,8 +99,10 @@ def _similarity(context: Context, model: nn.Module, names: tuple[str, ...]) -> S
 def _retrain(context: Context, model: nn.Module, original: Quality) -> tuple[Quality, Recovery]:
     splits, seed = context.splits(), context.recipe.seed
     objective, judge = task_only(context.subject), judge_on(context)
-    rate = choose_rate(model, objective, splits.train, splits.validation, seed)
-    limits = Limits(context.recipe.epochs, seed)
+    rate = None
+    if context.recipe.epochs:
+        rate = choose_rate(model, objective, splits.train, splits.validation, seed)
+    schedule = Schedule(rate, context.recipe.epochs, seed)
     train = context.splits().train
-    story = recover(model, objective, train, judge, original, limits, context.progress, rate)
+    story = recover(model, objective, train, judge, original, schedule, context.progress)
     return judge(model), story

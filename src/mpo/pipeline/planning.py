@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,10 @@ class Problem:
     def targets(self) -> Costs:
         """The bounds less the margin for noise."""
         return {m: bound * (1 - MARGIN.get(m, 0.0)) for m, bound in self.bounds.items()}
+
+    def miss(self, candidate: PlanCandidate) -> float:
+        """How far a measured plan is from the bounds."""
+        return excess(candidate, self.bounds)
 
     def limits(self, targets: Mapping[Metric, float]) -> list[Limit]:
         """The targets as the planner takes them."""
@@ -117,43 +121,53 @@ def settle(problem: Problem) -> tuple[list[PlanCandidate], list[str]]:
     Raises:
         InfeasibleError: no plan is predicted, or measured, to hold them.
     """
-    context, targets, notes = problem.context, problem.targets(), list[str]()
+    context, aims, notes = problem.context, problem.targets(), list[str]()
     batches = limit(context.calibration(), HARM_EXAMPLES)
     meter = HarmMeter(context.original, batches, context.kind)
-    closest: PlanCandidate | None = None
+    tried: list[PlanCandidate] = []
     for number in range(1, ROUNDS + 1):
         context.progress("plan: search and measure", number - 1, ROUNDS)
-        held = []
-        for candidate in propose(problem, meter, targets, closest):
-            costs = build_and_measure(context, candidate.removed, problem.bounds)
-            measured = candidate.model_copy(update={"costs": {str(m): v for m, v in costs.items()}})
-            over = {m: v for m, v in costs.items() if v > problem.targets()[m]}
-            if not over:
-                held.append(measured)
-                continue
-            closest = measured
-            for metric, value in over.items():
-                ratio = problem.targets()[metric] / value
-                targets[metric] = min(targets[metric], targets[metric] * ratio)
-                notes.append(
-                    f"Round {number}: {shown(metric, value)} measured, over the target "
-                    f"{shown(metric, problem.targets()[metric])}; the table was corrected."
-                )
+        now = [measured(problem, one) for one in propose(problem, meter, aims, tried)]
+        held = [one for one in now if excess(one, problem.targets()) <= 1]
+        held = held or [one for one in now if excess(one, problem.bounds) <= 1]
         if held:
             context.progress("plan: search and measure", ROUNDS, ROUNDS)
             return held, notes
-    raise missed(problem, closest)
+        tried += now
+        notes.append(f"Round {number}: {told(problem, min(now, key=problem.miss))}; aimed lower.")
+        aims = tightened(problem, aims, now)
+    raise missed(problem, tried)
+
+
+def measured(problem: Problem, candidate: PlanCandidate) -> PlanCandidate:
+    """The candidate with the figures of its built model in the place of predictions."""
+    costs = build_and_measure(problem.context, candidate.removed, problem.bounds)
+    return candidate.model_copy(update={"costs": {str(m): value for m, value in costs.items()}})
+
+
+def excess(candidate: PlanCandidate, bounds: Mapping[Metric, float]) -> float:
+    """The worst ratio of a figure to its bound: 1 or less when all hold."""
+    return max(candidate.costs[m] / bound for m, bound in bounds.items())
+
+
+def tightened(problem: Problem, aims: Costs, now: Sequence[PlanCandidate]) -> Costs:
+    """Aims lowered once by what the round's best candidate measured over the target."""
+    best, targets = min(now, key=problem.miss), problem.targets()
+    return {m: aim * min(1.0, targets[m] / best.costs[m]) for m, aim in aims.items()}
 
 
 def propose(
-    problem: Problem, meter: HarmMeter, targets: Costs, closest: PlanCandidate | None
+    problem: Problem, meter: HarmMeter, aims: Costs, tried: Sequence[PlanCandidate]
 ) -> tuple[PlanCandidate, ...]:
     """Plans predicted to hold the targets: exact on the surrogate, refined by joint harm."""
-    free, wanted = items(problem.analysis, problem.table), problem.limits(targets)
+    free, wanted = items(problem.analysis, problem.table), problem.limits(aims)
     near, count = near_pairs(problem.analysis), problem.context.recipe.candidates
     found = solutions(free, wanted, near, count=count + 2)
+    if isinstance(found, Infeasible) and not tried:  # the margin may ask for too much
+        wanted = problem.limits(problem.bounds)
+        found = solutions(free, wanted, near, count=count + 2)
     if isinstance(found, Infeasible):
-        raise missed(problem, closest) if closest else infeasible(found, problem)
+        raise missed(problem, tried) if tried else infeasible(found, problem)
     return refine(
         meter,
         free,
@@ -179,26 +193,31 @@ def front(problem: Problem) -> tuple[PlanCandidate, ...]:
 def infeasible(found: Infeasible, problem: Problem) -> InfeasibleError:
     """The error for a budget under the floor, with the floor and the closest plan."""
     metric: Metric = found.binding.metric  # type: ignore[assignment]
-    removed = ", ".join(found.closest.removed)
+    removed = found.closest.removed
     return InfeasibleError(
         f"The budget {metric} <= {shown(metric, problem.bounds[metric])} cannot be met: "
         f"{shown(metric, found.floor)} is left of {shown(metric, found.binding.full)} with all "
-        f"{len(found.closest.removed)} removable blocks gone. Closest plan: remove {removed}.",
+        f"{len(removed)} removable blocks gone. Closest plan: remove {', '.join(removed)}.",
         hint="Raise that budget above the floor, or shrink what depth cannot: a smaller input "
         "or sequence, a lower precision.",
+        removed=removed,
     )
 
 
-def missed(problem: Problem, closest: PlanCandidate | None) -> InfeasibleError:
+def missed(problem: Problem, tried: Sequence[PlanCandidate]) -> InfeasibleError:
     """The error for plans that were built and measured over a bound."""
-    costs = closest.costs if closest else {}
-    told = ", ".join(
-        f"{m} {shown(m, costs[m])} (limit {shown(m, bound)})"
-        for m, bound in problem.bounds.items()
-        if m in costs
-    )
-    removed = ", ".join(closest.removed) if closest else "none"
+    closest = min(tried, key=problem.miss)
     return InfeasibleError(
-        f"No plan was measured to hold every budget. Closest: {told}. It removes {removed}.",
+        f"No plan was measured to hold every budget. Closest: {told(problem, closest)}. "
+        f"It removes {', '.join(closest.removed)}.",
         hint="Raise the budget a little; noisy figures are planned with a margin.",
+        removed=closest.removed,
+    )
+
+
+def told(problem: Problem, candidate: PlanCandidate) -> str:
+    """Measured figures beside their limits."""
+    return ", ".join(
+        f"{m} {shown(m, candidate.costs[m])} (limit {shown(m, bound)})"
+        for m, bound in problem.bounds.items()
     )

@@ -10,6 +10,7 @@ from typing import Literal
 
 from mpo import __version__
 from mpo.optimizer.quality import drop
+from mpo.pipeline.analysis import NOTHING
 from mpo.pipeline.budgets import judge
 from mpo.pipeline.context import Context
 from mpo.pipeline.inputs import deployed
@@ -32,9 +33,6 @@ from mpo.store import sha256
 Status = Literal["met", "already-met", "infeasible", "below-floor"]
 DISAGREE = math.log(1.15)
 SAME = Ratio(estimate=1.0, ci95=(1.0, 1.0), pairs=0)
-NOTHING = Analysis(
-    names=(), similarity=(), null_95=0.0, threshold=1.0, samples=0, clusters=(), harms=(), blocks=()
-)
 ORIGINAL, OPTIMIZED = "original.onnx", "model.onnx"
 
 
@@ -97,7 +95,7 @@ class Outcome:
     recovery: Recovery | None = None
 
 
-def make_report(context: Context, outcome: Outcome, seconds: dict[str, float]) -> Report:
+def make_report(context: Context, outcome: Outcome) -> Report:
     """Everything as one record."""
     original, optimized, recipe = outcome.original, outcome.optimized, context.recipe
     budgets = judge(recipe.budgets(), original.figures, optimized.figures)
@@ -126,7 +124,7 @@ def make_report(context: Context, outcome: Outcome, seconds: dict[str, float]) -
         analysis=outcome.analysis,
         plan=plan,
         environment=describe_local(recipe.batch, context.threads, OPTIONS),
-        seconds=seconds,
+        seconds=dict(context.folder.seconds),
         warnings=warnings(context, original, optimized, plan, outcome.ratio),
     )
 
@@ -158,9 +156,6 @@ def warnings(
 ) -> tuple[str, ...]:
     """Everything a reader must know before trusting the figures."""
     told = [*context.splits().notes, *original.warnings, *optimized.warnings]
-    for name, measured in (("original", original), ("optimized", optimized)):
-        if not measured.parity.ok:
-            told.append(f"The {name} ONNX differs from the torch model: {measured.parity.reason}")
     told += disagreement(original, optimized, ratio) if plan.removed else []
     lost = drop(original.figures.quality, optimized.figures.quality)
     if plan.removed and lost > context.recipe.allowed_drop():

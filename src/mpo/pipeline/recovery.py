@@ -11,7 +11,7 @@ from torch import nn
 from mpo.optimizer.artifact import load_pruned, save_model
 from mpo.optimizer.objective import distil
 from mpo.optimizer.quality import drop, evaluate, predictor
-from mpo.optimizer.recover import Judge, Limits, choose_rate, recover
+from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.saved import read, save
@@ -51,7 +51,7 @@ def train_plans(
     best: tuple[nn.Module, PlanCandidate, Recovery] | None = None
     for candidate in ranked:
         model, story = train(
-            context, candidate, original, Limits(context.recipe.epochs, seed), rate
+            context, candidate, original, Schedule(rate, context.recipe.epochs, seed)
         )
         found = candidate.model_copy(update={"recovered_quality": story.after})
         if best is None or _better(original, story, best[2]):
@@ -77,8 +77,8 @@ def shortlist(
         return list(candidates)
     tried = []
     for candidate in candidates:
-        short = Limits(1, context.recipe.seed, SHORT_STEPS)
-        _, story = train(context, candidate, original, short, rate)
+        short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS)
+        _, story = train(context, candidate, original, short)
         tried.append(candidate.model_copy(update={"recovered_quality": story.after}))
     sign = -1.0 if original.lower_is_better else 1.0
     return sorted(tried, key=lambda one: -sign * (one.recovered_quality or 0.0))
@@ -98,15 +98,14 @@ def train(
     context: Context,
     candidate: PlanCandidate,
     original: Quality,
-    limits: Limits,
-    rate: float | None,
+    schedule: Schedule,
 ) -> tuple[nn.Module, Recovery]:
     """Build a plan's model and fine-tune it by distillation from the original."""
     model = context.without(candidate.removed)
     objective = distil(context.subject, copy.deepcopy(context.original))
     train_split = context.splits().train
     judge = judge_on(context)
-    story = recover(model, objective, train_split, judge, original, limits, context.progress, rate)
+    story = recover(model, objective, train_split, judge, original, schedule, context.progress)
     return model, story
 
 
@@ -116,7 +115,8 @@ def judge_on(context: Context) -> Judge:
     reference = predictor(context.original)
 
     def judge(model: nn.Module) -> Quality:
-        return evaluate(predictor(model), context.subject, validation, reference)
+        predict = predictor(model)
+        return evaluate(predict, context.subject, validation, reference, interval=False)
 
     return judge
 

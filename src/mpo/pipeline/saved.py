@@ -16,9 +16,14 @@ from mpo.records import Record
 R = TypeVar("R", bound=Record)
 
 
+def as_text(record: Record) -> str:
+    """A record as indented JSON."""
+    return json.dumps(record.model_dump(mode="json"), indent=1) + "\n"
+
+
 def save(record: Record, path: Path) -> None:
     """Write a record as indented JSON."""
-    path.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    path.write_text(as_text(record), encoding="utf-8")
 
 
 def read(kind: type[R], path: Path) -> R:

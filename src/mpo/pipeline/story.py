@@ -9,19 +9,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mpo.errors import UsageError
-from mpo.pipeline.analysis import analyze
+from mpo.errors import InfeasibleError, UsageError
+from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import judge
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured, measure_model
 from mpo.pipeline.paper import paper_run
 from mpo.pipeline.planning import make_plan
-from mpo.pipeline.proof import OPTIMIZED, ORIGINAL, Outcome, make_report, pair_ratio
+from mpo.pipeline.proof import (
+    OPTIMIZED,
+    ORIGINAL,
+    Outcome,
+    empty_plan,
+    make_report,
+    pair_ratio,
+)
 from mpo.pipeline.recovery import recovered
-from mpo.pipeline.saved import read, save
+from mpo.pipeline.saved import as_text, read, save
 from mpo.profiles.device import physical_cores
 from mpo.records import Analysis, Plan, Recovery, Report
-from mpo.timing import Stages
 
 FIGURES = "figures.json"
 
@@ -31,34 +37,32 @@ def tell(context: Context) -> Report:
 
     Raises:
         UsageError: no budget for a method that needs one, or a broken subject.
-        InfeasibleError: no plan holds the budgets.
+        InfeasibleError: no plan holds the budgets; the closest one is kept as plan.json.
+        MpoError: an exported file is not in parity with its model.
     """
-    with one_thread_a_core():
-        return _tell(context)
-
-
-def _tell(context: Context) -> Report:
-    budgets, clock = context.recipe.budgets(), Stages()
-    if not budgets and context.recipe.method == "mpruner":
+    if not context.recipe.budget and context.recipe.method == "mpruner":
         raise UsageError(
             "No budget is given.",
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
     _ = context.outputs
-    with clock.timed("original"):
+    with one_thread_a_core():
         original = stage_model(context, context.original, "original", ORIGINAL)
-    if budgets and all(result.met for result in judge(budgets, original.figures, original.figures)):
-        return make_report(context, Outcome(original, original), clock.seconds)
-    with clock.timed("analysis"):
+        if already_met(context, original):
+            context.folder.place(context.folder.path / ORIGINAL, OPTIMIZED)
+            return make_report(context, Outcome(original, original))
         analysis = analyze(context)
-    model, plan, recovery = decide(context, analysis, original, clock)
-    with clock.timed("optimized"):
+        model, plan, recovery = decide(context, analysis, original)
         optimized = stage_model(context, model, "optimized", OPTIMIZED)
-    with clock.timed("pair"):
         folder = context.folder.path
         ratio = pair_ratio(context, folder / ORIGINAL, folder / OPTIMIZED)
-    outcome = Outcome(original, optimized, ratio, analysis, plan, recovery)
-    return make_report(context, outcome, clock.seconds)
+    return make_report(context, Outcome(original, optimized, ratio, analysis, plan, recovery))
+
+
+def already_met(context: Context, original: Measured) -> bool:
+    """True when there are budgets and the original holds all of them."""
+    results = judge(context.recipe.budgets(), original.figures, original.figures)
+    return bool(results) and all(result.met for result in results)
 
 
 @contextlib.contextmanager
@@ -73,16 +77,21 @@ def one_thread_a_core() -> Iterator[None]:
 
 
 def decide(
-    context: Context, analysis: Analysis, original: Measured, clock: Stages
+    context: Context, analysis: Analysis, original: Measured
 ) -> tuple[nn.Module, Plan, Recovery]:
     """The pruned and trained model by the recipe's method."""
+    if not any(block.removable for block in analysis.blocks):
+        raise nothing_removable(analysis.blocks)
     if context.recipe.method == "mpruner-paper":
-        with clock.timed("paper"):
-            return paper_run(context, analysis, original)
-    with clock.timed("plan"):
+        return paper_run(context, analysis, original)
+    try:
         plan = make_plan(context, analysis, original)
-    with clock.timed("recovery"):
-        return recovered(context, plan, original)
+    except InfeasibleError as error:
+        closest = {"removed": error.removed, "notes": (error.message,)}
+        plan = empty_plan(context).model_copy(update=closest)
+        context.folder.write("plan.json", as_text(plan))
+        raise
+    return recovered(context, plan, original)
 
 
 def stage_model(context: Context, model: nn.Module, name: str, file: str) -> Measured:

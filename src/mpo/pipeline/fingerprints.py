@@ -1,0 +1,53 @@
+"""Digests of what a run depends on: a model, a split, the user's functions."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpo.optimizer.batches import leaves
+from mpo.optimizer.splits import Split
+
+LEADING = 2  # batches of a split that are read
+
+
+def fingerprint_model(model: nn.Module) -> str:
+    """sha256 over structure, names, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            digest.update(name.encode())
+            _add(digest, tensor)
+    return digest.hexdigest()
+
+
+def fingerprint_split(split: Split) -> str:
+    """sha256 over the length of a split and the tensors of its leading batches."""
+    digest = hashlib.sha256(str(len(split)).encode())
+    for batch in islice(split, LEADING):
+        for tensor in leaves((batch.args, batch.kwargs, batch.targets)):
+            _add(digest, tensor)
+    return digest.hexdigest()
+
+
+def fingerprint_code(*functions: Callable[..., Any] | None) -> list[str]:
+    """The source text of functions, or their names where Python knows no source."""
+    found = []
+    for function in functions:
+        try:
+            found.append("" if function is None else inspect.getsource(function))
+        except (OSError, TypeError):
+            found.append(repr(type(function)))
+    return found
+
+
+def _add(digest: Any, tensor: Tensor) -> None:
+    digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest.update(flat.view(torch.uint8).numpy().data)
