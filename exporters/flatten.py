@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ def named_leaves(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
         items = list(zip(value._fields, value, strict=True))
     elif isinstance(value, (tuple, list)):
         items = [(str(place), item) for place, item in enumerate(value)]
+    elif is_dataclass(value) and not isinstance(value, type):
+        items = [(field.name, getattr(value, field.name)) for field in fields(value)]
     else:
         return []
     return [leaf for key, item in items for leaf in named_leaves(item, (*path, key))]
@@ -39,6 +42,9 @@ def rebuild(value: Any, leaf: Callable[[Tensor], Any]) -> Any:
         return type(value)(*(rebuild(item, leaf) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(rebuild(item, leaf) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return replace(value, **{name: rebuild(item, leaf) for name, item in own.items()})
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -39,13 +39,16 @@ class Batch:
 
 
 def leaves(value: Any) -> list[Tensor]:
-    """Every tensor inside nested tuples, lists, mappings and model outputs, in order."""
+    """Every tensor inside nested tuples, lists, mappings, dataclasses and model outputs, in
+    order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         return [leaf for item in value.values() for leaf in leaves(item)]
     if isinstance(value, (tuple, list)):
         return [leaf for item in value for leaf in leaves(item)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [leaf for field in fields(value) for leaf in leaves(getattr(value, field.name))]
     return []
 
 
@@ -62,7 +65,8 @@ def primary(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    held = outputs.get if isinstance(outputs, Mapping) else lambda name: getattr(outputs, name, 0)
+    logits = held("logits")
     if isinstance(logits, Tensor):
         return logits
     for leaf in leaves(outputs):
@@ -78,12 +82,15 @@ def map_tensors(value: Any, change: Any) -> Any:
     """The same nesting with `change(tensor)` in the place of every tensor."""
     if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, dict):
-        return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return _alike(value, {key: map_tensors(item, change) for key, item in value.items()})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(item, change) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(map_tensors(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return replace(value, **{name: map_tensors(item, change) for name, item in own.items()})
     return value
 
 
@@ -120,11 +127,22 @@ def concatenate(parts: Sequence[Any]) -> Any:
             return list(parts)
         return torch.cat(list(parts))
     if isinstance(first, Mapping):
-        return {key: concatenate([part[key] for part in parts]) for key in first}
+        return _alike(first, {key: concatenate([part[key] for part in parts]) for key in first})
     if isinstance(first, (tuple, list)):
         joined = [concatenate([part[i] for part in parts]) for i in range(len(first))]
         return tuple(joined) if isinstance(first, tuple) else joined
+    if is_dataclass(first) and not isinstance(first, type):
+        names = [field.name for field in fields(first) if field.init]
+        joined_fields = {n: concatenate([getattr(part, n) for part in parts]) for n in names}
+        return replace(first, **joined_fields)
     return list(parts)
+
+
+def _alike(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """A plain dict for a dict; a model output (outputs.logits) stays what it is."""
+    if type(value) is dict or not is_dataclass(value):
+        return items
+    return type(value)(**items)
 
 
 def limit(batches: Iterable[Batch], examples: int) -> list[Batch]:

@@ -53,30 +53,24 @@ def load_subject(
     """
     module, factory = _find(reference)
     if weights is not None:
-        bare = factory
-
-        def factory() -> nn.Module:
-            model: nn.Module = bare()
-            load_weights(model, weights, allow_pickle=allow_pickle)
-            return model
-
+        factory = _with_weights(factory, weights, allow_pickle)
     tools = [part for part in (_import_file(data_file) if data_file else None, module) if part]
 
     def given(name: str) -> Any:
         return next((vars(part)[name] for part in tools if name in vars(part)), None)
 
-    data = given("data")
-    notes: tuple[str, ...] = ()
+    data, notes = given("data"), tuple[str, ...]()
+    if data is None and not inputs:
+        raise UsageError(
+            f"{reference} has no data().",
+            hint="Define data() -> mpo.Data, name a file with --data, or give --input SHAPE.",
+        )
     if data is None:
-        if not inputs:
-            raise UsageError(
-                f"{reference} has no data().",
-                hint="Define data() -> mpo.Data, name a file with --data, or give --input SHAPE.",
-            )
-        data = random_data(inputs)
-        notes = (
-            f"Random inputs ({', '.join(inputs)}): quality is agreement on noise, "
-            "no proof of accuracy.",
+        data, shapes = random_data(inputs), ", ".join(inputs)
+        notes = (f"Random inputs ({shapes}): agreement on noise is no proof of accuracy.",)
+    if given("outputs") not in (None, "logits", "values"):
+        raise UsageError(
+            f"outputs is {given('outputs')!r}.", hint='Write outputs = "logits" or "values".'
         )
     return Subject(
         model=factory,
@@ -88,6 +82,17 @@ def load_subject(
         sources=_sources(tools, weights),
         notes=notes,
     )
+
+
+def _with_weights(
+    bare: Callable[[], Any], weights: Path, allow_pickle: bool
+) -> Callable[[], nn.Module]:
+    def factory() -> nn.Module:
+        model: nn.Module = bare()
+        load_weights(model, weights, allow_pickle=allow_pickle)
+        return model
+
+    return factory
 
 
 def _sources(modules: Sequence[ModuleType], weights: Path | None) -> tuple[Path, ...]:

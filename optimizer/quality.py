@@ -16,6 +16,7 @@ from mpo.optimizer.tally import Accuracy, Agreement, OwnMetric, Tally
 from mpo.optimizer.usercode import guarded
 from mpo.records import Quality
 
+TWIN_TOLERANCE = 1e-3  # of the largest output: threads add up in any order
 Predict = Callable[[Batch], Any]
 
 
@@ -63,9 +64,7 @@ def _tally(subject: Subject, batch: Batch, original: Predict) -> Tally:
 
 
 def detach(outputs: Any) -> Any:
-    """Outputs that can be kept: no graph, and of a model output only its mapping."""
-    if hasattr(outputs, "items") and not isinstance(outputs, dict):
-        outputs = dict(outputs.items())
+    """Outputs that can be kept: without their graph."""
     return map_tensors(outputs, lambda tensor: tensor.detach())
 
 
@@ -95,8 +94,15 @@ def check_model(model: nn.Module, batch: Batch) -> Any:
     """Run the model once and return its outputs.
 
     Raises:
-        UsageError: it raises, returns no tensor, or gives NaN.
+        UsageError: it raises, returns no tensor, gives NaN, or another answer the second time.
     """
     outputs = guarded("The model", lambda: predictor(model)(batch))
     require_finite(primary(outputs), "train")
+    again = primary(predictor(model)(batch))
+    apart = float((again - primary(outputs)).abs().max()) if again.numel() else 0.0
+    if apart > TWIN_TOLERANCE * float(again.abs().max()):
+        raise UsageError(
+            f"The model gives different outputs for the same input in eval mode (by {apart:.3g}).",
+            hint="Switch off what is random in evaluation: dropout with training=True, noise.",
+        )
     return outputs

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
 import torch
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch, leaves, rows
+from mpo.optimizer.batches import Batch, leaves, map_tensors, rows
+from mpo.optimizer.tasks import IGNORED
 from mpo.optimizer.usercode import guarded, seeded
 
 Iterables = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -31,7 +32,7 @@ class Data:
 
 
 def to_batch(item: Any) -> Batch:
-    """Read one item of a split.
+    """Read one item of a split; floating inputs become float32, as the model is.
 
     Raises:
         UsageError: the item holds no tensor.
@@ -48,10 +49,23 @@ def to_batch(item: Any) -> Batch:
             hint="Yield (inputs, targets); inputs: a tensor, a tuple or a dict of tensors.",
         )
     if isinstance(inputs, Mapping):
-        return Batch((), dict(inputs), targets)
+        inputs = dict(inputs)
+    inputs = map_tensors(inputs, lambda t: t.float() if t.is_floating_point() else t)
+    if isinstance(inputs, dict):
+        return Batch((), inputs, targets)
     if isinstance(inputs, (tuple, list)):
         return Batch(tuple(inputs), {}, targets)
     return Batch((inputs,), {}, targets)
+
+
+def shift_targets(batch: Batch) -> Batch:
+    """Targets [N, T] moved one token to the left, the last one left out of count (-100).
+
+    So position t, whose logits foretell token t + 1, is judged by token t + 1.
+    """
+    targets = torch.as_tensor(batch.targets).roll(-1, dims=1)
+    targets[:, -1] = IGNORED
+    return Batch(batch.args, batch.kwargs, targets)
 
 
 class Split:
@@ -61,8 +75,8 @@ class Split:
     gives the same order in every process, whatever was drawn before; the next pass differs.
     """
 
-    def __init__(self, source: Iterables, name: str, seed: int = 0) -> None:
-        self.source, self.name, self.seed = source, name, seed
+    def __init__(self, source: Iterables, name: str, seed: int = 0, *, shift: bool = False) -> None:
+        self.source, self.name, self.seed, self.shift = source, name, seed, shift
         self._passes = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -73,7 +87,8 @@ class Split:
             # loaders draw their permutation when the first item is asked for
             first = guarded(f"The {self.name} split", lambda: list(islice(items, 1)))
         for item in chain(first, items):
-            yield item if isinstance(item, Batch) else to_batch(item)
+            batch = item if isinstance(item, Batch) else to_batch(item)
+            yield shift_targets(batch) if self.shift else batch
 
     def __len__(self) -> int:
         """Batches in one pass; counted by a pass when the source does not know."""
@@ -92,6 +107,15 @@ class Splits:
     test: Split
     notes: tuple[str, ...] = ()
     carved: bool = False
+    bare_labels: bool = False
+
+    def shifted(self) -> Splits:
+        """The same splits with targets moved one token to the left."""
+        parts = [
+            Split(s.source, s.name, s.seed, shift=True)
+            for s in (self.train, self.validation, self.test)
+        ]
+        return replace(self, train=parts[0], validation=parts[1], test=parts[2])
 
 
 def carve(data: Data, seed: int) -> Splits:
@@ -110,6 +134,7 @@ def carve(data: Data, seed: int) -> Splits:
                 f"The {name} split is a one-shot iterator; splits are iterated many times.",
                 hint="Give a list, a DataLoader, or a callable that returns a fresh iterator.",
             )
+    bare = _bare_labels(data.train)
     missing = [name for name in ("validation", "test") if given[name] is None]
     notes: list[str] = []
     if missing:
@@ -126,7 +151,19 @@ def carve(data: Data, seed: int) -> Splits:
                 f"The {split.name} split is empty.",
                 hint="Let data() give at least one batch per split.",
             )
-    return Splits(**splits, notes=tuple(notes), carved=bool(missing))
+    return Splits(
+        **splits,
+        notes=tuple(notes),
+        carved=bool(missing),
+        bare_labels=bare,
+    )
+
+
+def _bare_labels(source: Any) -> bool:
+    """Whether items are mappings with their own "labels", as Hugging Face loaders give them."""
+    with seeded(0):
+        item = next(iter(source() if callable(source) else source), None)
+    return isinstance(item, Mapping) and "labels" in item
 
 
 def _carve_rows(batches: list[Batch], missing: list[str], seed: int) -> dict[str, Any]:

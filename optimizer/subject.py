@@ -46,12 +46,7 @@ class Subject:
     notes: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
 
-    def build(self) -> nn.Module:
-        """A fresh copy of the trained model in eval mode.
-
-        Raises:
-            UsageError: the factory raised, or returned no torch module.
-        """
+    def _as_given(self) -> nn.Module:
         built: Any = self.model
         if not isinstance(built, nn.Module):
             factory = built
@@ -64,6 +59,19 @@ class Subject:
             )
         # a factory may hand out one shared object, and what is built here is cut and trained
         return clone(built).eval()
+
+    def build(self) -> nn.Module:
+        """A fresh copy of the trained model in eval mode, in float32 whatever it was saved in.
+
+        Raises:
+            UsageError: the factory raised, or returned no torch module.
+        """
+        return self._as_given().float()
+
+    def floating_types(self) -> set[str]:
+        """The floating types of the model's parameters as it was handed over."""
+        given = self._as_given().parameters()
+        return {str(p.dtype).removeprefix("torch.") for p in given if p.is_floating_point()}
 
     def splits(self, seed: int = 0) -> Splits:
         """The three splits, made anew so that every stage sees the same order of examples."""

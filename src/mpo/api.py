@@ -17,7 +17,7 @@ from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, subject_of
-from mpo.pipeline.story import one_thread_a_core, tell
+from mpo.pipeline.story import steady_torch, tell
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
@@ -126,7 +126,7 @@ def analyze_recipe(
     """The analysis of a recipe's subject; writes nothing."""
     found = subject or subject_of(recipe)
     with (
-        one_thread_a_core(),
+        steady_torch(),
         tempfile.TemporaryDirectory(prefix="mpo-analyze-") as name,
         open_run(Path(name), to_toml(recipe)) as folder,
     ):

@@ -94,6 +94,7 @@ class RunFolder:
         self.path, self._lock = path, lock
         self.seconds: dict[str, float] = {}
         self._chain = ""
+        self._written: set[str] = set()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -106,6 +107,7 @@ class RunFolder:
         target = self.path / name
         with writable(self.path):
             write_atomic(target, content)
+        self._written.add(name)
         return target
 
     def place(self, source: Path, name: str) -> Path:
@@ -154,8 +156,9 @@ class RunFolder:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _drop_results(self) -> None:
+        """Delete results that an earlier call left: they are of stages that are no more."""
         with writable(self.path):
-            for name in RESULTS:
+            for name in set(RESULTS) - self._written:
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mpo
 from mpo.cli import cli
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.quality import evaluate, predictor
+from mpo.errors import UsageError
+from mpo.exporters.onnx import export_onnx
+from mpo.exporters.parity import check_parity
+from mpo.optimizer.batches import Batch, primary
+from mpo.optimizer.quality import check_model, detach, evaluate, predictor
 from mpo.optimizer.splits import Split
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.tasks import is_classification
@@ -185,3 +189,41 @@ def test_a_budget_under_the_floor_keeps_the_closest_plan(file: Path, tmp_path: P
     assert plan["removed"] == ["0", "1", "2"]
     assert "cannot be met" in plan["notes"][0]
     assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_double_precision_model_and_its_data_become_single() -> None:
+    subject = Subject(nn.Linear(4, 3).double(), mpo.Data([(torch.zeros(8, 4).double(), None)] * 9))
+    assert subject.floating_types() == {"float64"}
+    batch = next(iter(subject.splits().train))
+    assert subject.build()(*batch.args).dtype == torch.float32
+
+
+def test_a_model_that_rolls_dice_in_eval_mode_is_refused() -> None:
+    class Dice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x, 0.5, training=True)
+
+    with pytest.raises(UsageError, match="different outputs for the same input"):
+        check_model(Dice(), Batch((torch.ones(8, 4),), {}))
+
+
+def test_dataclass_outputs_are_compared_exported_and_kept(tmp_path: Path) -> None:
+    @dataclass
+    class Out:
+        logits: Tensor
+        name: str = "x"
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Out:
+            return Out(self.line(x))
+
+    model, x = Net().eval(), torch.randn(3, 4)
+    export_onnx(model, (x,), {}, tmp_path / "m.onnx")
+    parity = check_parity(model, tmp_path / "m.onnx", [((x,), {}), ((x[:1],), {})], primary)
+    assert parity.ok
+    assert detach(model(x)).name == "x"
+    assert not detach(model(x)).logits.requires_grad

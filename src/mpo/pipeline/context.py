@@ -15,6 +15,7 @@ from mpo.errors import MpoError
 from mpo.optimizer.batches import Batch, limit, primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.harm import Kind
+from mpo.optimizer.labels import shifts_labels
 from mpo.optimizer.loading import load_subject
 from mpo.optimizer.quality import check_model, predictor
 from mpo.optimizer.splits import Splits
@@ -44,6 +45,15 @@ class Context:
     def original(self) -> nn.Module:
         """The trained model in eval mode."""
         return self.subject.build()
+
+    @cached_property
+    def converted(self) -> tuple[str, ...]:
+        """A note when the model came in another floating type than the float32 that mpo uses."""
+        other = self.subject.floating_types() - {"float32"}
+        return tuple(
+            f"The model came in {kind}; mpo measures, trains and exports both models in float32."
+            for kind in sorted(other)
+        )
 
     @cached_property
     def batch(self) -> Batch:
@@ -100,7 +110,14 @@ class Context:
 
     def splits(self) -> Splits:
         """The data from its start, so that each stage sees the same order however often it runs."""
-        return self._carved or self.subject.splits(self.recipe.seed)
+        splits = self._carved or self.subject.splits(self.recipe.seed)
+        return splits.shifted() if splits.bare_labels and self._shifts else splits
+
+    @cached_property
+    def _shifts(self) -> bool:
+        """Whether the model moves the labels itself, as causal language models do."""
+        splits = self._carved or self.subject.splits(self.recipe.seed)
+        return shifts_labels(self.original, limit(splits.train, 8)[0])
 
     def calibration(self) -> list[Batch]:
         """The leading training examples that analysis reads."""

@@ -155,7 +155,7 @@ def warnings(
     context: Context, original: Measured, optimized: Measured, plan: Plan, ratio: Ratio
 ) -> tuple[str, ...]:
     """Everything a reader must know before trusting the figures."""
-    told = [*context.splits().notes, *original.warnings, *optimized.warnings]
+    told = [*context.splits().notes, *context.converted, *original.warnings, *optimized.warnings]
     told += disagreement(original, optimized, ratio) if plan.removed else []
     lost = drop(original.figures.quality, optimized.figures.quality)
     if plan.removed and lost > context.recipe.allowed_drop():

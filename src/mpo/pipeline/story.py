@@ -45,8 +45,8 @@ def tell(context: Context) -> Report:
             "No budget is given.",
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
-    _ = context.outputs
-    with one_thread_a_core():
+    with steady_torch():
+        _ = context.outputs
         original = stage_model(context, context.original, "original", ORIGINAL)
         if already_met(context, original):
             context.folder.place(context.folder.path / ORIGINAL, OPTIMIZED)
@@ -66,14 +66,20 @@ def already_met(context: Context, original: Measured) -> bool:
 
 
 @contextlib.contextmanager
-def one_thread_a_core() -> Iterator[None]:
-    """torch on the physical cores this process may use; the same count gives the same sums."""
-    before = torch.get_num_threads()
+def steady_torch() -> Iterator[None]:
+    """torch on the physical cores this process may use: the same count gives the same sums.
+
+    The attention fast path is off, because it hands nested tensors from layer to layer, which have
+    no shape to compare.
+    """
+    threads, fast = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
     torch.set_num_threads(physical_cores())
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def decide(
