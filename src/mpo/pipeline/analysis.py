@@ -19,6 +19,7 @@ from mpo.pipeline.saved import read, save
 from mpo.records import Analysis, Block
 
 HARM_EXAMPLES = 128
+PAPER_THRESHOLD = 0.98  # the released code's default, 98
 NOTHING = Analysis(
     names=(), similarity=(), null_95=0.0, threshold=1.0, samples=0, clusters=(), harms=(), blocks=()
 )
@@ -65,7 +66,7 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
         kind=context.kind,
     )
     context.progress("analysis: harm", steps, steps)
-    threshold = context.recipe.threshold or default_threshold(similarity.null_95)
+    threshold = context.recipe.threshold or usual_threshold(context, similarity)
     record = Analysis(
         names=similarity.names,
         similarity=as_rows(similarity.matrix),
@@ -93,6 +94,13 @@ def nothing_removable(blocks: Sequence[Block]) -> InfeasibleError:
 def comparable(blocks: Sequence[Block]) -> tuple[str, ...]:
     """Blocks that the probe saw run, so that they have an output to compare."""
     return tuple(block.name for block in blocks if block.removable or block.macs > 0)
+
+
+def usual_threshold(context: Context, similarity: Similarity) -> float:
+    """The published default for the published method, else relative to the permutation null."""
+    if context.recipe.method == "mpruner-paper":
+        return PAPER_THRESHOLD
+    return default_threshold(similarity.null_95)
 
 
 def near_pairs(analysis: Analysis) -> dict[tuple[str, str], float]:

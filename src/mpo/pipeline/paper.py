@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.artifact import load_pruned, save_model
 from mpo.optimizer.batches import limit
 from mpo.optimizer.cka import Similarity, measure_similarity
 from mpo.optimizer.harm import joint_kl
@@ -18,38 +15,20 @@ from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.analysis import HARM_EXAMPLES
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
-from mpo.pipeline.recovery import WEIGHTS, judge_on
-from mpo.pipeline.saved import read, save
+from mpo.pipeline.recovery import Trained, judge_on, kept
 from mpo.records import Analysis, Plan, PlanCandidate, Quality, Recovery
 
-THRESHOLD = 0.98  # the released code's default, 98
 KEPT = Recovery(
     epochs=0, best_epoch=0, before=0.0, after=0.0, original=0.0, note="nothing accepted"
 )
 
 
-def paper_run(
-    context: Context, analysis: Analysis, original: Measured
-) -> tuple[nn.Module, Plan, Recovery]:
+def paper_run(context: Context, analysis: Analysis, original: Measured) -> Trained:
     """The model that the published loop ends with, made once and kept in the run's folder."""
-
-    def make(folder: Path) -> None:
-        model, plan, story = thin(context, analysis, original.validation)
-        save_model(model, folder / WEIGHTS)
-        save(plan, folder / "plan.json")
-        save(story, folder / "recovery.json")
-
-    folder = context.folder.stage("recovery", context.key, make)
-    plan = read(Plan, folder / "plan.json")
-    model = load_pruned(context.subject.build, plan.removed, folder / WEIGHTS)
-    context.folder.place(folder / WEIGHTS, WEIGHTS)
-    context.folder.place(folder / "plan.json", "plan.json")
-    return model.eval(), plan, read(Recovery, folder / "recovery.json")
+    return kept(context, lambda: thin(context, analysis, original.validation))
 
 
-def thin(
-    context: Context, analysis: Analysis, original: Quality
-) -> tuple[nn.Module, Plan, Recovery]:
+def thin(context: Context, analysis: Analysis, original: Quality) -> Trained:
     """Run the loop and take the removed blocks out.
 
     Raises:
@@ -68,7 +47,7 @@ def thin(
         lambda model, names: _similarity(context, model, names),
         lambda model: _retrain(context, model, original),
         original,
-        threshold=context.recipe.threshold or THRESHOLD,
+        threshold=analysis.threshold,
         max_drop=context.recipe.allowed_drop(),
     )
     model = remove_blocks(result.model, result.removed)

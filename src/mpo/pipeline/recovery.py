@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -19,13 +19,19 @@ from mpo.records import Plan, PlanCandidate, Quality, Recovery
 
 SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
+Trained = tuple[nn.Module, Plan, Recovery]
 
 
-def recovered(context: Context, plan: Plan, original: Measured) -> tuple[nn.Module, Plan, Recovery]:
+def recovered(context: Context, plan: Plan, original: Measured) -> Trained:
     """The trained pruned model with the plan that won, made once and kept in the run's folder."""
+    return kept(context, lambda: train_plans(context, plan, original.validation))
+
+
+def kept(context: Context, train: Callable[[], Trained]) -> Trained:
+    """What `train` makes, as the stage "recovery": weights, plan and story, read back from disk."""
 
     def make(folder: Path) -> None:
-        model, final, story = train_plans(context, plan, original.validation)
+        model, final, story = train()
         save_model(model, folder / WEIGHTS)
         save(final, folder / "plan.json")
         save(story, folder / "recovery.json")
@@ -38,9 +44,7 @@ def recovered(context: Context, plan: Plan, original: Measured) -> tuple[nn.Modu
     return model.eval(), final, read(Recovery, folder / "recovery.json")
 
 
-def train_plans(
-    context: Context, plan: Plan, original: Quality
-) -> tuple[nn.Module, Plan, Recovery]:
+def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
     """Successive halving over the plans: a short training each, then a full one of the best.
 
     The next best plan is trained too when the best one ends below the quality floor.

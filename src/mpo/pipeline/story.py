@@ -24,10 +24,10 @@ from mpo.pipeline.proof import (
     make_report,
     pair_ratio,
 )
-from mpo.pipeline.recovery import recovered
+from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.profiles.device import physical_cores
-from mpo.records import Analysis, Plan, Recovery, Report
+from mpo.records import Analysis, Report
 
 FIGURES = "figures.json"
 
@@ -82,9 +82,7 @@ def steady_torch() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def decide(
-    context: Context, analysis: Analysis, original: Measured
-) -> tuple[nn.Module, Plan, Recovery]:
+def decide(context: Context, analysis: Analysis, original: Measured) -> Trained:
     """The pruned and trained model by the recipe's method."""
     if not any(block.removable for block in analysis.blocks):
         raise nothing_removable(analysis.blocks)
