@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from mpo.errors import MpoError, UsageError
+from mpo.exporters.axes import batch_is_free, fixed_axes, free_axes, name_axes
 from mpo.exporters.flatten import (
     EXPORT_BATCH,
     Flat,
@@ -32,7 +33,6 @@ from mpo.store import writable, write_atomic
 OPSETS = range(18, 23)  # the exporter's own floor .. the last one that TensorRT-RTX takes whole
 IR_VERSION = 10  # onnxruntime 1.31 loads up to 13, older edge runtimes stop at 10
 LARGEST_BYTES = 1_500_000_000  # one protobuf holds 2 GB at most, and folding needs room
-BATCH_AXIS = "batch"
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def export_onnx(
     *,
     opset: int = 20,
     dynamic_batch: bool = True,
+    varying: Sequence[Collection[int]] = (),
 ) -> OnnxExport:
     """Export `model` in eval mode to `path`; the file appears whole or not at all.
 
@@ -79,6 +80,8 @@ def export_onnx(
         opset: 18 to 22.
         dynamic_batch: leave the first axis free, named "batch", in every input that has the batch
             there.
+
+        varying: per input tensor further axes to leave free (see `axes.varying_axes`).
 
     Raises:
         UsageError: an opset out of range, no tensor among inputs or outputs, a path that cannot be
@@ -96,7 +99,9 @@ def export_onnx(
     with _eval_mode(model):
         names = input_names(model, args, kwargs), _output_names(model, args, kwargs)
         flat = Flat(model, args, kwargs).eval()
-        proto, dynamic = _convert(flat, example, names, opset, dynamic_batch, warnings)
+        proto, dynamic = _convert(
+            flat, example, names, opset, varying if dynamic_batch else None, warnings
+        )
     graph, reason = _simplified(_checked(proto, opset), example, dynamic)
     if reason.startswith("onnxsim"):
         warnings.append(f"The ONNX graph was not simplified: {reason}.")
@@ -165,16 +170,13 @@ def _convert(
     example: list[Tensor],
     names: tuple[list[str], list[str]],
     opset: int,
-    dynamic_batch: bool,
+    varying: Sequence[Collection[int]] | None,
     warnings: list[str],
 ) -> tuple[ModelProto, bool]:
     """The exported graph, and whether its batch axis is free."""
-    if dynamic_batch and batch_size(example):
+    if varying is not None and batch_size(example):
         tensors = resized(example, EXPORT_BATCH)
-        axes = [
-            {0: torch.export.Dim(BATCH_AXIS)} if t.dim() and len(t) == EXPORT_BATCH else {}
-            for t in tensors
-        ]
+        axes = free_axes(tensors, EXPORT_BATCH, varying)
         reason = "the exporter found that it can only be one number"
         for strict in (False, True):  # strict tracing keeps len(x) free, but takes fewer models
             try:
@@ -182,7 +184,11 @@ def _convert(
             except Exception as error:  # noqa: BLE001 - tracing runs the user's own code
                 reason = first_cause(error)
                 continue
-            if _batch_is_free(proto, axes):
+            if batch_is_free(proto, axes):
+                warnings += [
+                    f"{place} of the ONNX file is fixed." for place in fixed_axes(proto, axes)
+                ]
+                name_axes(proto)
                 return proto, True
         warnings.append(f"The batch axis of the ONNX file is fixed: {reason}.")
     tensors = resized(example, max(batch_size(example), 1))
@@ -226,12 +232,6 @@ def _export(
     proto: ModelProto = program.model_proto
     _unprefix(proto)
     return proto
-
-
-def _batch_is_free(proto: ModelProto, axes: list[dict[int, Any]]) -> bool:
-    """Whether every batch axis came out symbolic: torch fixes one without a word if it must."""
-    inputs = [row for row in signature(proto) if row[0] == "input"]
-    return all(row[3][0] == BATCH_AXIS for row, axis in zip(inputs, axes, strict=True) if axis)
 
 
 def _unprefix(proto: ModelProto) -> None:

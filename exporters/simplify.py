@@ -106,10 +106,8 @@ def canonical(model: ModelProto) -> ModelProto:
     """A copy without traces of the machine that made it: equal graphs give equal bytes.
 
     Exporters write stack traces with the paths of source files, and node names with a counter of
-    the
-    process, into metadata and documentation strings: all of it goes, nodes are numbered by their
-        kind,
-    and shapes of intermediate values are inferred anew.
+    the process, into metadata and documentation strings: all of it goes, nodes are numbered by
+    their kind, and shapes of intermediate values are inferred anew.
 
     Raises:
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid.

@@ -112,8 +112,12 @@ def test_a_stage_is_made_again_when_an_earlier_one_was(run: RunFolder, tmp_path:
 def test_results_of_older_stages_go_when_a_stage_is_made_again(run: RunFolder) -> None:
     run.stage("one", {"k": 1}, writes("first", []))
     run.write("report.json", "{}")
-    run.stage("one", {"k": 2}, writes("second", []))
+    run.close()
+    with open_run(run.path, "a = 1") as again:
+        again.write("plan.json", "{}")
+        again.stage("one", {"k": 2}, writes("second", []))
     assert not (run.path / "report.json").exists()
+    assert (run.path / "plan.json").exists()
 
 
 def test_a_run_knows_where_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from mpo import __version__
 from mpo.errors import MpoError
+from mpo.exporters.axes import varying_axes
 from mpo.optimizer.batches import Batch, limit, primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.harm import Kind
@@ -29,6 +31,7 @@ from mpo.records import Block
 from mpo.store import RunFolder, sha256
 
 PROOF_SIZES = (2, 3)
+SEEN = 32  # batches a split that tell which axes vary
 Progress = Callable[[str, int, int], None]
 
 
@@ -60,6 +63,13 @@ class Context:
         """The first training batch: the example inputs."""
         batch = next(iter(self.splits().train))
         return limit([batch], max(8, self.recipe.batch))[0]
+
+    @cached_property
+    def varying(self) -> list[set[int]]:
+        """Axes of the inputs, the batch aside, that differ between leading batches of the data."""
+        splits = self.splits()
+        batches = [*islice(splits.train, SEEN), *islice(splits.test, SEEN)]
+        return varying_axes([(batch.args, batch.kwargs) for batch in batches])
 
     @cached_property
     def outputs(self) -> Any:

@@ -58,7 +58,9 @@ def deploy(context: Context, model: nn.Module, path: Path, seconds: float = SECO
 
     `seconds` of sampling a process; 0 measures memory and size only.
     """
-    export = export_onnx(model, *example(context), path, opset=context.recipe.opset)
+    export = export_onnx(
+        model, *example(context), path, opset=context.recipe.opset, varying=context.varying
+    )
     inputs = feeds(path, deployed(context))
     return Deployed(export, measure_solo(path, inputs, threads=context.threads, seconds=seconds))
 
