@@ -65,8 +65,7 @@ cov: setup ## run the tests on the checkout with branch coverage
 
 demo: setup ## optimize the embedded example: ResNet-56 on digits, into runs/digits
 	@echo "demo: a trained ResNet-56 (examples/digits) is cut to at most 60 % of its parameters"
-	@if [ -e runs/digits/report.json ]; then echo "demo: runs/digits holds a finished run; starting afresh"; rm -rf runs/digits; fi
-	$(BIN)/mpo optimize examples/digits/subject.py --budget params=60% -o runs/digits
+	$(BIN)/mpo optimize examples/digits/subject.py --budget params=60% -o runs/digits --overwrite
 	@echo "demo: done. Read runs/digits/report.html in a browser, or runs/digits/report.md"
 
 data: setup ## fetch what the other examples need (about 140 MB), train the sentiment example
