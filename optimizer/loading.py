@@ -23,7 +23,10 @@ from mpo.optimizer.subject import Subject
 from mpo.optimizer.usercode import guarded
 
 RANDOM_BATCH, RANDOM_BATCHES = 8, 16
-_INPUT = re.compile(r"(?:(?P<name>\w+)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>float|int))?")
+INTEGERS = 10  # how many different ones random inputs hold
+_INPUT = re.compile(
+    r"(?:(?P<name>\w+)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>float|int)(?P<top>\d*))?"
+)
 
 
 def load_subject(
@@ -190,7 +193,9 @@ def _hugging_face(folder: Path) -> Callable[[], Any]:
 
 
 def random_data(inputs: Sequence[str]) -> Data:
-    """Seeded random batches of these shapes: normal floats, or integers in [0, 100).
+    """Seeded random batches of these shapes: normal floats, or integers below 10.
+
+    `NAME=SHAPE:int2` draws integers below 2. Few, because an embedding may have few rows.
 
     Raises:
         UsageError: a text that is no shape.
@@ -203,7 +208,8 @@ def random_data(inputs: Sequence[str]) -> Data:
                 f"{text!r} is no input shape.", hint="Write 1x3x224x224, or input_ids=1x16:int."
             )
         shape = [int(axis) for axis in match["shape"].split("x")]
-        shapes.append((match["name"], shape, match["dtype"] or "float"))
+        top = int(match["top"] or INTEGERS) if match["dtype"] == "int" else 0
+        shapes.append((match["name"], shape, top))
 
     def split(seed: int) -> list[Any]:
         generator = torch.Generator().manual_seed(seed)
@@ -212,12 +218,12 @@ def random_data(inputs: Sequence[str]) -> Data:
     return Data(train=split(0), validation=split(1), test=split(2))
 
 
-def _random_inputs(shapes: list[tuple[Any, list[int], str]], generator: torch.Generator) -> Any:
+def _random_inputs(shapes: list[tuple[Any, list[int], int]], generator: torch.Generator) -> Any:
     made: dict[Any, Any] = {}
-    for position, (name, shape, dtype) in enumerate(shapes):
+    for position, (name, shape, top) in enumerate(shapes):
         size = [max(shape[0], RANDOM_BATCH), *shape[1:]]
-        if dtype == "int":
-            value = torch.randint(0, 100, size, generator=generator)
+        if top:
+            value = torch.randint(0, top, size, generator=generator)
         else:
             value = torch.randn(size, generator=generator)
         made[name or position] = value

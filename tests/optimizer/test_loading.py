@@ -104,6 +104,9 @@ def test_named_integer_inputs_become_keywords() -> None:
     batch = next(iter(carve(data, 0).train))
     assert batch.kwargs["input_ids"].dtype == torch.int64
     assert batch.kwargs["input_ids"].shape == (8, 6)
+    assert int(batch.kwargs["input_ids"].max()) < 10
+    kinds = next(iter(carve(random_data(("kinds=1x6:int2",)), 0).train)).kwargs["kinds"]
+    assert set(kinds.flatten().tolist()) == {0, 1}
 
 
 def test_an_input_that_is_no_shape_is_refused() -> None:

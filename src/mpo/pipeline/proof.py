@@ -173,6 +173,7 @@ def disagreement(original: Measured, optimized: Measured, ratio: Ratio) -> list[
         return []
     return [
         f"Solo p50 went to {after / before:.2f}x, but both models run in turn give "
-        f"{ratio.estimate:.2f}x. Either the machine was busy during a solo run, or spinning threads "
-        "(solo runs only) hide part of the gain: measure again on an idle machine, or --threads 1."
+        f"{ratio.estimate:.2f}x. Either the machine was busy during a solo run, or spinning "
+        "threads (solo only) hide part of the gain: measure again on an idle machine, or with "
+        "--threads 1."
     ]
