@@ -62,15 +62,7 @@ def load_subject(
     def given(name: str) -> Any:
         return next((vars(part)[name] for part in tools if name in vars(part)), None)
 
-    data, notes = given("data"), tuple[str, ...]()
-    if data is None and not inputs:
-        raise UsageError(
-            f"{reference} has no data().",
-            hint="Define data() -> mpo.Data, name a file with --data, or give --input SHAPE.",
-        )
-    if data is None:
-        data, shapes = random_data(inputs), ", ".join(inputs)
-        notes = (f"Random inputs ({shapes}): agreement on noise is no proof of accuracy.",)
+    data, notes = _data(reference, given("data"), inputs)
     if given("outputs") not in (None, "logits", "values"):
         raise UsageError(
             f"outputs is {given('outputs')!r}.", hint='Write outputs = "logits" or "values".'
@@ -85,6 +77,24 @@ def load_subject(
         sources=_sources(tools, weights),
         notes=notes,
     )
+
+
+def _data(reference: str, own: Any, inputs: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """The subject's own data(), or random inputs in its place and the note that says so."""
+    if own is None and not inputs:
+        raise UsageError(
+            f"{reference} has no data().",
+            hint="Define data() -> mpo.Data, name a file with --data, or give --input SHAPE.",
+        )
+    if own is None:
+        note = f"Random inputs ({', '.join(inputs)}): agreement on noise is no proof of accuracy."
+        return random_data(inputs), (note,)
+    if inputs:
+        raise UsageError(
+            f"{reference} has data(), and --input asks for random inputs in its place.",
+            hint="Leave --input out; it is for a subject without data.",
+        )
+    return own, ()
 
 
 def _with_weights(
@@ -189,7 +199,19 @@ def _hugging_face(folder: Path) -> Callable[[], Any]:
             f"transformers has no {names[0]}, which {config} names.",
             hint="Install a transformers that has it, or write a subject file.",
         )
-    return lambda: architecture.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return lambda: _pretrained(architecture, folder)
+
+
+def _pretrained(architecture: Any, folder: Path) -> Any:
+    """The folder's model, without a progress bar of transformers' own for each time it is built."""
+    bars = importlib.import_module("transformers.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        return architecture.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def random_data(inputs: Sequence[str]) -> Data:

@@ -168,8 +168,16 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     if not plan_file.is_file():
         raise UsageError(f"{folder} holds no plan.json.", hint="Name a finished run's folder.")
     plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
-    factory = (subject or subject_of(recipe, started_in(folder))).build
+    factory = (subject or _named_subject(recipe, folder)).build
     weights = folder / "model.safetensors"
     if not plan.removed and not weights.is_file():
         return factory()  # the original met the budget
     return load_pruned(factory, plan.removed, weights).eval()
+
+
+def _named_subject(recipe: Recipe, folder: Path) -> Subject:
+    try:
+        return subject_of(recipe, started_in(folder))
+    except UsageError as error:
+        memory = "if it was made in memory, give it: mpo.load(run, subject)"
+        raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error

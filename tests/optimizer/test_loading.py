@@ -109,6 +109,11 @@ def test_named_integer_inputs_become_keywords() -> None:
     assert set(kinds.flatten().tolist()) == {0, 1}
 
 
+def test_random_inputs_beside_data_are_refused(file: Path) -> None:
+    with pytest.raises(UsageError, match=r"has data\(\), and --input"):
+        load_subject(str(file), inputs=("1x4",))
+
+
 def test_an_input_that_is_no_shape_is_refused() -> None:
     with pytest.raises(UsageError, match="no input shape"):
         random_data(("3,224",))
@@ -119,7 +124,9 @@ def test_a_folder_that_is_no_hugging_face_folder_is_refused(tmp_path: Path) -> N
         load_subject(f"hf:{tmp_path}")
 
 
-def test_a_hugging_face_folder_is_loaded_without_a_network(tmp_path: Path) -> None:
+def test_a_hugging_face_folder_is_loaded_without_a_network(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         hidden_size=16,
@@ -130,6 +137,8 @@ def test_a_hugging_face_folder_is_loaded_without_a_network(tmp_path: Path) -> No
     )
     transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
     subject = load_subject(f"hf:{tmp_path / 'bert'}", inputs=("input_ids=1x6:int",))
+    capfd.readouterr()
     with torch.no_grad():
         outputs = subject.build()(**next(iter(subject.splits().train)).kwargs)
     assert outputs.logits.shape == (8, 2)
+    assert "Loading weights" not in capfd.readouterr().err

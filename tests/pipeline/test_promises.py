@@ -180,6 +180,19 @@ def test_a_budget_already_met_keeps_the_original_whole_and_loads_from_anywhere(
     assert "no file subject.py" in again.output
 
 
+def test_a_run_made_in_memory_asks_for_its_subject_when_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [(torch.randn(16, 8), torch.arange(16) % 3)]
+    subject = Subject(nn.Sequential(nn.Linear(8, 3)), mpo.Data(rows, rows, rows), name="mine")
+    mpo.optimize(subject, "params=1M", output="run", threads=1)
+    with pytest.raises(UsageError, match="names no subject") as caught:
+        mpo.load("run")
+    assert "mpo.load(run, subject)" in caught.value.hint
+    assert mpo.load("run", subject)(torch.zeros(1, 8)).shape == (1, 3)
+
+
 def test_a_budget_under_the_floor_keeps_the_closest_plan(file: Path, tmp_path: Path) -> None:
     options = ["optimize", str(file), "-b", "params=2%", "--threads", "1", "--json"]
     result = CliRunner().invoke(cli, [*options, "-o", str(tmp_path / "run")])
