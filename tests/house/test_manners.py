@@ -40,7 +40,7 @@ BROAD = {"Exception", "BaseException"}
 SEAMS = {
     ("exporters/onnx.py", "_convert"): "tracing runs the user's own code; a fixed batch is tried",
     ("exporters/simplify.py", "simplify"): "a foreign optimizer's failure must not lose the export",
-    ("src/mpo/cli.py", "_run"): "the last line: any fault becomes one sentence and exit 1",
+    ("src/mpo/cli/running.py", "run"): "the last line: any fault becomes one sentence and exit 1",
 }
 
 

@@ -1,0 +1,56 @@
+"""Options that several commands share, and the recipe that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from mpo.recipe import Recipe
+
+
+def subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what the subject is."""
+    options = (
+        click.argument("subject", required=False),
+        click.option("-c", "--config", type=click.Path(path_type=Path), help="Recipe file (TOML)."),
+        click.option("--weights", help="State dict to load: safetensors, or torch weights-only."),
+        click.option(
+            "--allow-pickle", is_flag=True, default=None, help="Trust a pickle in --weights."
+        ),
+        click.option("--data", help="Python file with data(), loss(), metric()."),
+        click.option(
+            "--input", multiple=True, help="Random inputs: 1x3x224x224, input_ids=1x16:int."
+        ),
+        click.option("--seed", type=int, help="Seed of every random choice (0)."),
+        click.option(
+            "--calibration", type=int, help="Training examples that analysis reads (512)."
+        ),
+        click.option("--threshold", type=float, help="CKA that joins blocks into one cluster."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress, no table."),
+        click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error."),
+        click.option("--json", "as_json", is_flag=True, help="Print the record on stdout."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def recipe_of(subject: str | None, options: dict[str, Any]) -> Recipe:
+    """The recipe of a command: its file's keys, and over them the options given."""
+    from mpo.recipe import make_recipe, read_recipe
+
+    config = options.pop("config", None)
+    values = read_recipe(config) if config else {}
+    options["subject"] = subject
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    if "subject" not in {**values, **given}:
+        raise UsageError(
+            "No SUBJECT is given.", hint="Name a subject file, or a recipe that names one with -c."
+        )
+    return make_recipe(**{**values, **given})

@@ -1,0 +1,89 @@
+"""What was measured of a model and its files."""
+
+from __future__ import annotations
+
+from mpo.records.base import Record
+
+
+class Quality(Record):
+    """The task metric on `samples` examples with a 95 % interval."""
+
+    metric: str
+    value: float
+    samples: int
+    ci95: tuple[float, float]
+    lower_is_better: bool = False
+
+
+class Latency(Record):
+    """Solo latency of one inference at the recorded batch and threads; `samples_ms` keeps the raw
+    times."""
+
+    p50: float
+    p90: float
+    n: int
+    samples_ms: tuple[float, ...] = ()
+
+
+class ModelFigures(Record):
+    """One model, as measured on the target."""
+
+    params: int
+    macs: int
+    size_bytes: int
+    peak_memory_bytes: int
+    load_memory_bytes: int
+    latency_ms: Latency
+    quality: Quality
+
+
+class Ratio(Record):
+    """optimized / original with a 95 % interval from paired measurements."""
+
+    estimate: float
+    ci95: tuple[float, float]
+    pairs: int
+
+
+class Ratios(Record):
+    """optimized / original of every figure."""
+
+    latency: Ratio
+    memory: float
+    size: float
+    params: float
+    macs: float
+
+
+class Parity(Record):
+    """An artefact against the torch model on real samples."""
+
+    max_abs: float
+    max_rel: float
+    agreement: float
+    samples: int
+    batches: tuple[int, ...]
+    ok: bool
+    reason: str = ""
+
+
+class Artifact(Record):
+    """A file that the run made."""
+
+    path: str
+    format: str
+    precision: str
+    bytes: int
+    sha256: str
+
+
+class Recovery(Record):
+    """How fine-tuning went; `history` is one row an epoch: epoch, loss, validation quality."""
+
+    epochs: int
+    best_epoch: int
+    before: float
+    after: float
+    original: float
+    history: tuple[dict[str, float], ...] = ()
+    note: str = ""

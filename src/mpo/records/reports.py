@@ -1,0 +1,42 @@
+"""The proof of a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mpo.records.base import Document
+from mpo.records.blocks import Analysis
+from mpo.records.budgets import BudgetResult
+from mpo.records.devices import Environment
+from mpo.records.figures import Artifact, ModelFigures, Parity, Ratios, Recovery
+from mpo.records.plans import Plan
+
+
+class Report(Document):
+    """The proof: what was asked, what was done, and both models as measured."""
+
+    schema_: Literal["mpo.report/1"] = Field("mpo.report/1", alias="schema")
+    tool: dict[str, str]
+    subject: str
+    target: str
+    method: str
+    seed: int
+    budgets: tuple[BudgetResult, ...]
+    met: bool
+    status: Literal["met", "already-met", "infeasible", "below-floor"]
+    max_drop: float
+    original: ModelFigures
+    optimized: ModelFigures
+    ratio: Ratios
+    blocks: int
+    removed: tuple[str, ...]
+    parity: dict[str, Parity]
+    artifacts: tuple[Artifact, ...]
+    recovery: Recovery | None
+    analysis: Analysis
+    plan: Plan
+    environment: Environment
+    seconds: dict[str, float]
+    warnings: tuple[str, ...]
