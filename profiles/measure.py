@@ -10,22 +10,19 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
-
-from mpo.errors import MpoError, UsageError
+from mpo.errors import UsageError
 from mpo.gate import percentile, ratio_interval
-from mpo.profiles.launcher import run_child
-from mpo.records import Ratio
+from mpo.profiles.baseline import baseline, median_bytes
+from mpo.profiles.jobs import Target
+from mpo.profiles.modeljobs import MEMORY_CALLS, Inputs, asking, lean, measure_turns, model_job
+from mpo.records import Ratio, SessionOptions
 from mpo.timing import Stopwatch
 
-Inputs = Path | Mapping[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
 PAIRS_NEEDED = 6  # below, no exact 95 % interval exists
 # What the figures depend on beside batch and threads. Memory has its own lean processes: the
@@ -37,9 +34,6 @@ OPTIONS = {
     "latency ratio": "arena on, spinning off, both models in one process, in turn",
     "memory": "arena off, MALLOC_MMAP_THRESHOLD_=131072, VmHWM above the empty runtime",
 }
-MEMORY_CALLS = 3
-BASELINE_PROCESSES = 3
-_baselines: dict[tuple[int, bool], tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,7 @@ class Pair:
 
 
 def measure_solo(
+    target: Target,
     path: Path,
     inputs: Inputs,
     *,
@@ -98,7 +93,7 @@ def measure_solo(
     timeout: float = 300.0,
     progress: Progress | None = None,
 ) -> Solo:
-    """Latency and peak memory of one ONNX file in `processes` fresh processes.
+    """Latency and peak memory of one ONNX file in `processes` fresh processes on the target.
 
     Args:
         inputs: arrays by input name, or the path of an .npz with them.
@@ -109,21 +104,23 @@ def measure_solo(
         progress: called with (processes done, processes in all).
 
     Raises:
-        UsageError: inputs that are missing.
+        UsageError: inputs that are missing, or a target that cannot run the file yet.
         MpoError: a process failed, or the operating system tells no peak memory (only Linux does).
     """
+    floor = samples if seconds > 0 else MEMORY_CALLS
     with tempfile.TemporaryDirectory(prefix="mpo-measure-") as folder:
-        request = _request("solo", [path], [inputs], Path(folder), threads)
-        request |= {"seconds": seconds, "floor": samples if seconds > 0 else MEMORY_CALLS}
-        lean = request | {"arena": False, "seconds": 0.0, "floor": MEMORY_CALLS}
+        options = SessionOptions(device=target.device, threads=threads)
+        job = model_job([path], [inputs], Path(folder), options, timeout)
+        timed = asking(job, job="solo", seconds=seconds, floor=floor)
+        lean_job = lean(asking(job, job="solo", seconds=0.0, floor=MEMORY_CALLS))
         runs, lean_runs = [], []
         for done in range(processes):
-            lean_runs.append(run_child(lean, timeout=timeout))
-            runs.append(run_child(request, timeout=timeout))
+            lean_runs.append(target.run(lean_job))
+            runs.append(target.run(timed))
             if progress:
                 progress(done + 1, processes)
     times = [run["samples_ms"] for run in runs]
-    load_floor, peak_floor = _baseline(threads, lean=True)
+    load_floor, peak_floor = baseline(target, threads, arena=False)
     load = _above(load_floor, lean_runs, "load_peak")
     return Solo(
         samples_ms=tuple(time for own in times for time in own),
@@ -132,7 +129,7 @@ def measure_solo(
         # The first call's own overhead is in one floor and not in the other.
         peak_memory_bytes=max(load, _above(peak_floor, lean_runs, "peak")),
         load_memory_bytes=load,
-        default_memory_bytes=_above(_baseline(threads, lean=False)[1], runs, "peak"),
+        default_memory_bytes=_above(baseline(target, threads, arena=True)[1], runs, "peak"),
         load_ms=statistics.median(run["load_ms"] for run in runs),
         first_ms=statistics.median(run["first_ms"] for run in runs),
         steady=all(run["steady"] for run in runs),
@@ -141,6 +138,7 @@ def measure_solo(
 
 
 def measure_pair(
+    target: Target,
     original: Path,
     optimized: Path,
     inputs_original: Inputs,
@@ -169,23 +167,17 @@ def measure_pair(
         raise UsageError(f"{processes} processes give no 95 % interval; {PAIRS_NEEDED} do.")
     watch, found = Stopwatch(), []
     with tempfile.TemporaryDirectory(prefix="mpo-measure-") as folder:
-        request = _request(
-            "pair",
-            [original, optimized],
-            [inputs_original, inputs_optimized],
-            Path(folder),
-            threads,
-        )
-        request |= {"spin": False, "seconds": seconds / processes, "floor": rounds}
-        swapped = request | {key: request[key][::-1] for key in ("models", "inputs")}
+        options = SessionOptions(device=target.device, threads=threads, spinning=False)
+        models, inputs = [original, optimized], [inputs_original, inputs_optimized]
+        job = model_job(models, inputs, Path(folder), options, timeout)
         for done in range(processes):
             # The model that is loaded first runs a little slower (0.3 % seen), so they take turns.
-            turned = done % 2 == 1
-            times = run_child(swapped if turned else request, timeout=timeout)["p10_ms"]
-            found.append((times[1], times[0]) if turned else (times[0], times[1]))
+            order = [0, 1] if done % 2 == 0 else [1, 0]
+            times = measure_turns(target, job, order, seconds / processes, rounds, seed=done)
+            found.append((times[0], times[1]))
             if progress:
                 progress(done + 1, processes)
-            if watch.seconds > 2 * seconds and len(found) >= PAIRS_NEEDED and turned:
+            if watch.seconds > 2 * seconds and len(found) >= PAIRS_NEEDED and order == [1, 0]:
                 break
     logs = tuple(math.log(second / first) for first, second in found)
     interval = ratio_interval(logs)
@@ -193,74 +185,5 @@ def measure_pair(
     return Pair(ratio=ratio, log_ratios=logs, p10_ms=tuple(found))
 
 
-def _request(
-    job: str, models: list[Path], inputs: list[Inputs], folder: Path, threads: int
-) -> dict[str, Any]:
-    for path in models:
-        if not path.is_file():
-            raise UsageError(f"There is no ONNX file {path}.")
-    if threads < 1:
-        raise UsageError(f"{threads} threads cannot run a model; at least one is needed.")
-    return {
-        "job": job,
-        "models": [str(path.resolve()) for path in models],
-        "inputs": [str(_saved(one, folder / f"inputs{i}.npz")) for i, one in enumerate(inputs)],
-        "threads": threads,
-        "arena": True,
-        "spin": True,
-        "cap": 3.0,
-    }
-
-
-def _saved(inputs: Inputs, path: Path) -> Path:
-    """Write the arrays where the child finds them; names are prefixed, as "file" is savez's own."""
-    if isinstance(inputs, Path):
-        if not inputs.is_file():
-            raise UsageError(f"There is no input file {inputs}.")
-        with np.load(inputs, allow_pickle=False) as archive:
-            inputs = {name: archive[name] for name in archive.files}
-    arrays: dict[str, Any] = {f"input:{name}": value for name, value in inputs.items()}
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
-    return path
-
-
-def _baseline(threads: int, *, lean: bool) -> tuple[float, float]:
-    """Median (load, peak) bytes of the same child with a model that does nothing; measured once."""
-    key = (threads, lean)
-    if key not in _baselines:
-        with tempfile.TemporaryDirectory(prefix="mpo-measure-") as name:
-            path = Path(name) / "empty.onnx"
-            path.write_bytes(_empty_model())
-            inputs: Inputs = {"x": np.zeros(1, np.float32)}
-            request = _request("solo", [path], [inputs], path.parent, threads)
-            request |= {"arena": not lean, "seconds": 0.0, "floor": MEMORY_CALLS}
-            runs = [run_child(request, timeout=120.0) for _ in range(BASELINE_PROCESSES)]
-        _baselines[key] = (_median(runs, "load_peak"), _median(runs, "peak"))
-    return _baselines[key]
-
-
-def _empty_model() -> bytes:
-    value = {
-        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")
-    }
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])], "empty", [value["x"]], [value["y"]]
-    )
-    opset = [helper.make_opsetid("", 20)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
-    return bytes(model.SerializeToString())
-
-
-def _median(runs: list[dict[str, Any]], key: str) -> float:
-    values = [run[key] for run in runs]
-    if None in values:
-        raise MpoError(
-            "Peak memory is unavailable: this system has no /proc/self/status with VmHWM.",
-            hint="Measure on Linux, or on a Linux target.",
-        )
-    return float(statistics.median(values))
-
-
 def _above(floor: float, runs: list[dict[str, Any]], key: str) -> int:
-    return max(0, round(_median(runs, key) - floor))
+    return max(0, round(median_bytes(runs, key) - floor))

@@ -1,17 +1,18 @@
 """The measuring child: loads ONNX files, times them, reads its own peak memory.
 
-Run by path as a script, so that neither torch nor mpo is in the measured process: it needs numpy
-and onnxruntime only. Reads one JSON request
-on stdin, writes one JSON answer on stdout:
-    {"job": "solo", "models": [path], "inputs": [npz], "threads": 1, "arena": false, "spin": true,
+A script for profiles/jobs.py, so that neither torch nor mpo is in the measured process. Requests
+(models and inputs are names of the job's files; "session" is what records.SessionOptions holds):
+    {"job": "solo", "models": [name], "inputs": [npz], "session": {...},
      "seconds": 1, "floor": 50, "cap": 3}
-    {"job": "pair", "models": [a, b], "inputs": [npz, npz], ...}
+    {"job": "turns", "models": [a, b, ...], "inputs": [npz, npz, ...], ..., "seed": 0}
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import statistics
 import sys
 import time
@@ -23,7 +24,8 @@ import onnxruntime
 WINDOW = 10  # calls per warm-up window
 STEADY = 0.05  # three windows whose medians lie this close are steady
 WARMUP_NS = 200_000_000
-SHORT_NS = 200_000  # calls shorter than this are timed four at a time
+SHORT_NS = 200_000  # calls in turn are timed together until they take this long
+CALLS = 16  # together at most
 
 
 def peak_memory_bytes() -> int | None:
@@ -38,23 +40,40 @@ def peak_memory_bytes() -> int | None:
     return None
 
 
-def open_session(path: str, request: dict[str, Any]) -> onnxruntime.InferenceSession:
-    """A CPU session with the request's threads, arena and spinning."""
+class Unable(Exception):
+    """What the user must do before this device can answer: a sentence and a hint."""
+
+
+def open_session(name: str, request: dict[str, Any]) -> onnxruntime.InferenceSession:
+    """A session with the request's options on the request's device."""
+    asked, path = request["session"], request["files"][name]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = request["threads"]
+    options.intra_op_num_threads = asked["threads"]
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = request["arena"]
+    options.enable_cpu_mem_arena = asked["arena"]
     options.log_severity_level = 3
     options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "1" if request["spin"] else "0"
+        "session.intra_op.allow_spinning", "1" if asked["spinning"] else "0"
     )
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, options, providers=providers(asked["device"]))
 
 
-def load_inputs(path: str) -> dict[str, Any]:
+def providers(device: str) -> list[Any]:
+    """Execution providers for "cpu" or "cuda:N"; never a silent fall-back to the CPU."""
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise Unable(
+            f"onnxruntime {onnxruntime.__version__} has no CUDAExecutionProvider for {device}.",
+            "Install onnxruntime-gpu in the place of onnxruntime: pip install onnxruntime-gpu",
+        )
+    return [("CUDAExecutionProvider", {"device_id": int(device.split(":")[1])})]
+
+
+def load_inputs(name: str, request: dict[str, Any]) -> dict[str, Any]:
     """Arrays by input name."""
-    with np.load(path, allow_pickle=False) as archive:
-        return {name.removeprefix("input:"): archive[name] for name in archive.files}
+    with np.load(request["files"][name], allow_pickle=False) as archive:
+        return {name.split(":", 1)[1]: archive[name] for name in archive.files}
 
 
 def timed(session: onnxruntime.InferenceSession, feeds: dict[str, Any], calls: int) -> float:
@@ -80,7 +99,7 @@ def warm_up(session: onnxruntime.InferenceSession, feeds: dict[str, Any], cap: f
 
 def solo(request: dict[str, Any]) -> dict[str, Any]:
     """Load and first-call time, steady single-call times, peak memory after load and at the end."""
-    feeds = load_inputs(request["inputs"][0])  # first: it is no part of the model's memory
+    feeds = load_inputs(request["inputs"][0], request)  # first: it is no part of the model's memory
     start = time.perf_counter_ns()
     session = open_session(request["models"][0], request)
     load_ms = (time.perf_counter_ns() - start) / 1e6
@@ -105,21 +124,26 @@ def solo(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pair(request: dict[str, Any]) -> dict[str, Any]:
-    """Two models in turn, AB then BA, so that noise meets both alike; one low quantile each."""
-    sessions = [open_session(path, request) for path in request["models"]]
-    feeds = [load_inputs(path) for path in request["inputs"]]
-    rough = [min(timed(s, f, 1) for _ in range(5)) for s, f in zip(sessions, feeds, strict=True)]
+def turns(request: dict[str, Any]) -> dict[str, Any]:
+    """Models in turn, each round in a random order and then in its reverse (AB then BA), so that
+    noise meets all alike; one low quantile each."""
+    sessions = [open_session(name, request) for name in request["models"]]
+    feeds = [load_inputs(name, request) for name in request["inputs"]]
+    rough = [min(timed(s, f, 1) for _ in range(5)) for s, f in zip(sessions, feeds)]
     warm = time.perf_counter_ns()
     while time.perf_counter_ns() - warm < WARMUP_NS:
-        for session, feed in zip(sessions, feeds, strict=True):
+        for session, feed in zip(sessions, feeds):
             timed(session, feed, 1)
-    calls = 4 if min(rough) < SHORT_NS else 1
-    rounds = max(request["floor"], int(request["seconds"] * 1e9 / (sum(rough) * calls)))
-    samples: list[list[float]] = [[], []]
+    calls = [max(1, min(CALLS, math.ceil(SHORT_NS / one))) for one in rough]
+    work = sum(one * count for one, count in zip(rough, calls))
+    rounds = max(request["floor"], int(request["seconds"] * 1e9 / work))
+    shuffle, order = random.Random(request["seed"]), list(range(len(sessions)))
+    samples: list[list[float]] = [[] for _ in sessions]
     for turn in range(rounds):
-        for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            samples[which].append(timed(sessions[which], feeds[which], calls) / 1e6)
+        if turn % 2 == 0:
+            shuffle.shuffle(order)
+        for which in order if turn % 2 == 0 else order[::-1]:
+            samples[which].append(timed(sessions[which], feeds[which], calls[which]) / 1e6)
     return {"p10_ms": [float(np.quantile(times, 0.1)) for times in samples], "rounds": rounds}
 
 
@@ -128,7 +152,10 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.loads(sys.stdin.readline())
-    result = {"solo": solo, "pair": pair}[request["job"]](request)
+    try:
+        result = {"solo": solo, "turns": turns}[request["job"]](request)
+    except Unable as error:
+        result = {"error": error.args[0], "hint": error.args[1]}
     answer.write(json.dumps(result) + "\n")
     answer.close()
 

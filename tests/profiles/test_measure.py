@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper
 
 from mpo.errors import MpoError, UsageError
-from mpo.profiles.launcher import child_environment, run_child
+from mpo.profiles.jobs import Job, thread_counts
+from mpo.profiles.local import LocalTarget
 from mpo.profiles.measure import measure_pair, measure_solo
 
 MIB = 2**20
+LOCAL = LocalTarget()
 
 
 def save(
@@ -67,7 +71,7 @@ def test_a_model_that_holds_256_mib_is_measured_within_three_per_cent(tmp_path: 
     ballast = np.ones(400 * MIB // 8)  # this process's own memory must not show
     inputs = {"shape": np.array([64 * MIB], np.int64)}
     solo = measure_solo(
-        hungry(tmp_path / "m.onnx"), inputs, threads=1, processes=1, seconds=0, samples=1
+        LOCAL, hungry(tmp_path / "m.onnx"), inputs, threads=1, processes=1, seconds=0, samples=1
     )
     assert solo.peak_memory_bytes == pytest.approx(256 * MIB, rel=0.03)
     assert solo.load_memory_bytes < 5 * MIB
@@ -77,6 +81,7 @@ def test_a_model_that_holds_256_mib_is_measured_within_three_per_cent(tmp_path: 
 def test_solo_figures_hang_together(tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
     solo = measure_solo(
+        LOCAL,
         chain(tmp_path / "m.onnx", 8),
         ROWS,
         threads=1,
@@ -94,106 +99,135 @@ def test_solo_figures_hang_together(tmp_path: Path) -> None:
 
 def test_half_the_work_takes_about_half_the_time_and_the_same_work_the_same(tmp_path: Path) -> None:
     whole, half = chain(tmp_path / "a.onnx", 16), chain(tmp_path / "b.onnx", 8)
-    less = measure_pair(whole, half, ROWS, ROWS, processes=6, seconds=1.2)
+    less = measure_pair(LOCAL, whole, half, ROWS, ROWS, processes=6, seconds=1.2)
     assert 0.4 < less.ratio.estimate < 0.65
     assert less.ratio.ci95[0] <= less.ratio.estimate <= less.ratio.ci95[1] < 0.8
     assert less.ratio.pairs == len(less.p10_ms) == 6
     for log, (first, second) in zip(less.log_ratios, less.p10_ms, strict=True):
         assert log == pytest.approx(math.log(second / first))
-    same = measure_pair(whole, whole, ROWS, ROWS, processes=6, seconds=1.2)
+    same = measure_pair(LOCAL, whole, whole, ROWS, ROWS, processes=6, seconds=1.2)
     assert same.ratio.estimate == pytest.approx(1, abs=0.1)
 
 
 def test_inputs_may_come_as_a_file_and_may_have_any_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=ROWS["x"])
     path = chain(tmp_path / "m.onnx", 2)
-    solo = measure_solo(path, tmp_path / "in.npz", threads=1, processes=1, seconds=0.01, samples=5)
+    solo = measure_solo(
+        LOCAL, path, tmp_path / "in.npz", threads=1, processes=1, seconds=0.01, samples=5
+    )
     assert len(solo.samples_ms) >= 5
     node = helper.make_node("Tanh", ["file"], ["y"])
     named = save(tmp_path / "f.onnx", [node], {"file": TensorProto.FLOAT}, [])
-    assert measure_solo(named, {"file": ROWS["x"]}, threads=1, processes=1, seconds=0).p50_ms > 0
+    assert (
+        measure_solo(LOCAL, named, {"file": ROWS["x"]}, threads=1, processes=1, seconds=0).p50_ms
+        > 0
+    )
 
 
 def test_what_is_missing_or_senseless_is_a_usage_error(tmp_path: Path) -> None:
     path = chain(tmp_path / "m.onnx", 1)
     with pytest.raises(UsageError, match="no ONNX file"):
-        measure_solo(tmp_path / "no.onnx", ROWS, threads=1)
+        measure_solo(LOCAL, tmp_path / "no.onnx", ROWS, threads=1)
     with pytest.raises(UsageError, match="no input file"):
-        measure_solo(path, tmp_path / "no.npz", threads=1)
+        measure_solo(LOCAL, path, tmp_path / "no.npz", threads=1)
     with pytest.raises(UsageError, match="0 threads"):
-        measure_solo(path, ROWS, threads=0)
+        measure_solo(LOCAL, path, ROWS, threads=0)
     with pytest.raises(UsageError, match="5 processes"):
-        measure_pair(path, path, ROWS, ROWS, processes=5)
+        measure_pair(LOCAL, path, path, ROWS, ROWS, processes=5)
 
 
 def test_a_file_that_is_no_model_ends_with_the_runtimes_own_words(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
     with pytest.raises(MpoError, match=r"broken\.onnx ended with code 1.*INVALID_PROTOBUF"):
-        measure_solo(path, ROWS, threads=1, processes=1)
+        measure_solo(LOCAL, path, ROWS, threads=1, processes=1)
 
 
 def test_a_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     path = chain(tmp_path / "slow.onnx", 2)
     with pytest.raises(MpoError, match=r"slow\.onnx did not end within 1 s"):
-        measure_solo(path, ROWS, threads=1, processes=1, seconds=60, timeout=1)
+        measure_solo(LOCAL, path, ROWS, threads=1, processes=1, seconds=60, timeout=1)
 
 
-def test_a_child_that_crashes_is_named_with_its_signal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_that_crashes_is_named_with_its_signal(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
-    monkeypatch.setattr("mpo.profiles.launcher.WORKER", script)
     with pytest.raises(MpoError, match=r"m\.onnx was ended by SIGSEGV"):
-        run_child({"models": ["m.onnx"], "threads": 1, "arena": True}, timeout=20)
+        LOCAL.run(Job("measured m.onnx", script, {}, timeout=20))
 
 
-def test_a_child_without_an_answer_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_without_an_answer_is_an_error(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text("import sys\nsys.stdin.read()\n")
-    monkeypatch.setattr("mpo.profiles.launcher.WORKER", script)
     with pytest.raises(MpoError, match="gave no answer"):
-        run_child({"models": ["m.onnx"], "threads": 1, "arena": True}, timeout=20)
+        LOCAL.run(Job("measured m.onnx", script, {}, timeout=20))
 
 
-def test_where_the_system_tells_no_peak_memory_that_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mpo.profiles.measure._baselines", {(1, True): (0, 0), (1, False): (0, 0)})
+class Scripted:
+    """A target that answers from a function and keeps the jobs it was asked."""
+
+    name, device = "scripted", "cpu"
+
+    def __init__(self, answer: Callable[[Job], dict[str, Any]]) -> None:
+        self.answer, self.jobs = answer, list[Job]()
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """The function's answer."""
+        self.jobs.append(job)
+        return self.answer(job)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+def test_where_the_system_tells_no_peak_memory_that_is_said(tmp_path: Path) -> None:
     answer = {"samples_ms": [1.0], "load_ms": 1, "first_ms": 1, "steady": True}
     answer |= {"load_peak": None, "peak": None}
-    monkeypatch.setattr("mpo.profiles.measure.run_child", lambda request, timeout: answer)
     with pytest.raises(MpoError, match="Peak memory is unavailable"):
-        measure_solo(chain(tmp_path / "m.onnx", 1), ROWS, threads=1)
+        measure_solo(Scripted(lambda job: answer), chain(tmp_path / "m.onnx", 1), ROWS, threads=1)
+
+
+def test_times_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = chain(tmp_path / "m.onnx", 1)
+    for times in ([float("nan"), 1.0], [1.0, 0.0], [1.0]):
+        target = Scripted(lambda job, times=times: {"p10_ms": times})  # type: ignore[misc]
+        with pytest.raises(MpoError, match="times that are none"):
+            measure_pair(target, path, path, ROWS, ROWS)
 
 
 def test_the_child_gets_no_secret_and_a_fixed_number_of_threads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("SOME_TOKEN", "secret")
-    found = child_environment(3, lean=True)
-    assert "SOME_TOKEN" not in found
-    assert found["OMP_NUM_THREADS"] == "3"
-    assert "MALLOC_MMAP_THRESHOLD_" in found
-    assert "MALLOC_MMAP_THRESHOLD_" not in child_environment(3, lean=False)
-
-
-def test_paired_models_take_turns_in_being_loaded_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order: list[str] = []
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    script = tmp_path / "tell.py"
+    script.write_text(
+        "import json, os, sys\nsys.stdin.read()\nprint(json.dumps(dict(os.environ)))\n"
+    )
+    found = LOCAL.run(Job("told", script, {}, environment=thread_counts(3)))
+    assert "SOME_TOKEN" not in found
+    assert found["OMP_NUM_THREADS"] == "3"
 
-    def fake(request: dict[str, list[str]], timeout: float) -> dict[str, list[float]]:
-        names = [Path(path).stem for path in request["models"]]
-        order.extend(names)
+
+def test_memory_is_measured_lean_and_latency_with_the_runtimes_defaults(tmp_path: Path) -> None:
+    answer = {"samples_ms": [1.0], "load_ms": 1, "first_ms": 1, "steady": True}
+    target = Scripted(lambda job: answer | {"load_peak": 5, "peak": 7})
+    measure_solo(target, chain(tmp_path / "m.onnx", 1), ROWS, threads=1, processes=1)
+    lean, timed = target.jobs[:2]
+    assert "MALLOC_MMAP_THRESHOLD_" in lean.environment
+    assert not lean.request["session"]["arena"]
+    assert "MALLOC_MMAP_THRESHOLD_" not in timed.environment
+    assert timed.request["session"]["arena"]
+
+
+def test_paired_models_take_turns_in_being_loaded_first(tmp_path: Path) -> None:
+    def fake(job: Job) -> dict[str, Any]:
+        names = [Path(path).stem for path in job.request["models"]]
         return {"p10_ms": [{"a": 2.0, "b": 1.0}[name] for name in names]}
 
-    monkeypatch.setattr("mpo.profiles.measure.run_child", fake)
+    target = Scripted(fake)
     a, b = chain(tmp_path / "a.onnx", 1), chain(tmp_path / "b.onnx", 1)
-    pair = measure_pair(a, b, ROWS, ROWS, processes=6)
+    pair = measure_pair(target, a, b, ROWS, ROWS, processes=6)
+    order = [Path(path).stem for job in target.jobs for path in job.request["models"]]
     assert order == list(itertools.chain(*[["a", "b"], ["b", "a"]] * 3))
     assert pair.p10_ms == ((2.0, 1.0),) * 6
     assert pair.ratio.ci95 == pytest.approx((0.5, 0.5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,8 @@ from mpo.optimizer.surgery import remove_blocks
 from mpo.optimizer.tasks import is_classification
 from mpo.pipeline.fingerprints import fingerprint_code, fingerprint_model, fingerprint_split
 from mpo.profiles.device import describe_local, physical_cores
+from mpo.profiles.jobs import Target
+from mpo.profiles.local import LocalTarget
 from mpo.recipe import Recipe
 from mpo.records import Block
 from mpo.store import RunFolder, sha256
@@ -43,6 +45,7 @@ class Context:
     subject: Subject
     folder: RunFolder
     progress: Progress
+    target: Target = field(default_factory=LocalTarget)
 
     @cached_property
     def original(self) -> nn.Module:

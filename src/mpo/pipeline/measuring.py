@@ -62,7 +62,8 @@ def deploy(context: Context, model: nn.Module, path: Path, seconds: float = SECO
         model, *example(context), path, opset=context.recipe.opset, varying=context.varying
     )
     inputs = feeds(path, deployed(context))
-    return Deployed(export, measure_solo(path, inputs, threads=context.threads, seconds=seconds))
+    solo = measure_solo(context.target, path, inputs, threads=context.threads, seconds=seconds)
+    return Deployed(export, solo)
 
 
 def measure_model(context: Context, model: nn.Module, path: Path, what: str) -> Measured:

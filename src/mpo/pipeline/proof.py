@@ -43,6 +43,7 @@ def pair_ratio(context: Context, original: Path, optimized: Path) -> Ratio:
         call = deployed(context)
         context.progress("compare both models", 0, 1)
         pair = measure_pair(
+            context.target,
             original,
             optimized,
             feeds(original, call),

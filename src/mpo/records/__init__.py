@@ -8,7 +8,7 @@ holds a torch object. The report's schema is `mpo.report/1`, made from `Report` 
 from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis, Block, Cluster, Harm
 from mpo.records.budgets import Budget, BudgetResult, Metric
-from mpo.records.devices import Environment
+from mpo.records.devices import Environment, SessionOptions
 from mpo.records.figures import (
     Artifact,
     Latency,
@@ -44,4 +44,5 @@ __all__ = [
     "Record",
     "Recovery",
     "Report",
+    "SessionOptions",
 ]

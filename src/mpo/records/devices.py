@@ -19,3 +19,19 @@ class Environment(Record):
     batch: int
     threads: int
     options: dict[str, str] = Field(default_factory=dict)
+
+
+class SessionOptions(Record):
+    """How the runtime runs a model; latency and memory hold for these options only.
+
+    Attributes:
+        device: "cpu" or "cuda:N".
+        threads: of one inference.
+        arena: the runtime keeps freed memory for its next call.
+        spinning: idle threads wait busily for work.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    arena: bool = True
+    spinning: bool = True

@@ -1,0 +1,61 @@
+"""What the measuring process holds with an empty model: the floor of every memory figure."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from mpo.errors import MpoError
+from mpo.profiles.jobs import Target
+from mpo.profiles.modeljobs import MEMORY_CALLS, asking, lean, model_job
+from mpo.records import SessionOptions
+
+BASELINE_PROCESSES = 3
+_baselines: dict[tuple[str, int, bool], tuple[float, float]] = {}
+
+
+def baseline(target: Target, threads: int, *, arena: bool) -> tuple[float, float]:
+    """Median (load, peak) bytes of the same child with a model that does nothing; measured once."""
+    key = (target.name, threads, arena)
+    if key not in _baselines:
+        with tempfile.TemporaryDirectory(prefix="mpo-measure-") as name:
+            path = Path(name) / "empty.onnx"
+            path.write_bytes(_empty_model())
+            options = SessionOptions(device=target.device, threads=threads)
+            job = model_job([path], [{"x": np.zeros(1, np.float32)}], path.parent, options, 120.0)
+            job = asking(job, job="solo", seconds=0.0, floor=MEMORY_CALLS)
+            runs = [target.run(job if arena else lean(job)) for _ in range(BASELINE_PROCESSES)]
+        _baselines[key] = (median_bytes(runs, "load_peak"), median_bytes(runs, "peak"))
+    return _baselines[key]
+
+
+def _empty_model() -> bytes:
+    value = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "empty", [value["x"]], [value["y"]]
+    )
+    opset = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def median_bytes(runs: list[dict[str, Any]], key: str) -> float:
+    """The median of a memory figure over processes.
+
+    Raises:
+        MpoError: the device tells no peak memory.
+    """
+    values = [run[key] for run in runs]
+    if None in values:
+        raise MpoError(
+            "Peak memory is unavailable: this system has no /proc/self/status with VmHWM.",
+            hint="Measure on Linux, or on a Linux target.",
+        )
+    return float(statistics.median(values))
