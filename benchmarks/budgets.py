@@ -1,6 +1,9 @@
-"""Every kind of budget, alone and all together, on one example: is it met by measured figures?
+"""Every kind of budget, alone and all together, and at 75, 50 and 35 % of the original, on one
+example: is it met by measured figures, and is "infeasible" true?
 
-Recovery is left out and the quality floor lifted, because this is about budgets only.
+Recovery is left out and the quality floor lifted, because this is about budgets only. A budget
+that a run calls infeasible is held against the measured model with every removable block gone,
+which no plan can undercut.
 
     python benchmarks/budgets.py [--subject FILE] [--out FILE]
 """
@@ -13,21 +16,40 @@ import tempfile
 from pathlib import Path
 
 import mpo
-from mpo.errors import MpoError
-from mpo.records import Report
+from mpo.errors import InfeasibleError
+from mpo.records import CostTable, Report
 
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = ("params=60%", "size=60%", "memory=75%", "latency=75%")
+LEVELS = tuple(
+    (f"{key}={share}%",) for key in ("size", "memory", "latency") for share in (75, 50, 35)
+)
+METRICS = {"size": "size_bytes", "memory": "memory_bytes", "latency": "latency_p90_ms"}
 
 
 def attempt(subject: Path, budgets: tuple[str, ...], folder: Path) -> dict[str, object]:
     """One run; what each budget asked for and what was measured."""
-    options = {"epochs": 0, "candidates": 1, "max_drop": "100%"}
+    options = {"epochs": 0, "candidates": 1, "max_drop": "100%", "threads": 1}
     try:
         report = mpo.optimize(subject, budgets, output=folder, **options)
-    except MpoError as error:
-        return {"budgets": budgets, "exit": error.exit_code, "message": error.message}
+    except InfeasibleError as error:
+        return {"budgets": budgets, "status": "infeasible", "message": error.message} | floor(
+            folder, budgets
+        )
     return told(report, budgets)
+
+
+def floor(folder: Path, budgets: tuple[str, ...]) -> dict[str, object]:
+    """The measured model without any removable block, beside the limits."""
+    table = CostTable.model_validate_json((folder / "stages/costs/costs-0.json").read_text())
+    anchors = {anchor.name: anchor.figures for anchor in table.anchors}
+    rows = []
+    for text in budgets:
+        key, share = text.removesuffix("%").split("=")
+        full, least = (anchors[name][METRICS[key]] for name in ("full", "empty"))  # type: ignore[index]
+        limit = full * float(share) / 100
+        rows.append({"text": text, "limit": limit, "floor": least, "truly": least > limit})
+    return {"floors": rows}
 
 
 def told(report: Report, budgets: tuple[str, ...]) -> dict[str, object]:
@@ -53,12 +75,15 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for number, budgets in enumerate([*((one,) for one in ALONE), ALONE]):
+        for number, budgets in enumerate([*((one,) for one in ALONE), ALONE, *LEVELS]):
             row = attempt(options.subject, budgets, Path(scratch) / str(number))
             rows.append(row)
             print(json.dumps({key: row[key] for key in row if key in ("budgets", "status")}))
             for result in row.get("results", []):  # type: ignore[attr-defined]
-                print(f"  {result['text']}: {result['measured']:g} <= {result['limit']:g}")
+                sign = "<=" if result["met"] else ">"
+                print(f"  {result['text']}: {result['measured']:g} {sign} {result['limit']:g}")
+            for one in row.get("floors", []):  # type: ignore[attr-defined]
+                print(f"  {one['text']}: floor {one['floor']:g}, limit {one['limit']:g}")
     command = f"python benchmarks/budgets.py --subject {options.subject.relative_to(ROOT)}"
     options.out.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
-"""Export a torch model to one ONNX file: dynamic batch, simplified, checked, reproducible."""
+"""Export a torch model to ONNX: dynamic batch, simplified, checked, reproducible; one file, or the
+weights in a second one."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.axes import batch_is_free, fixed_axes, free_axes, name_axes
+from mpo.exporters.external import ExportedFile, write_external, write_inline
 from mpo.exporters.flatten import (
     EXPORT_BATCH,
     Flat,
@@ -28,7 +29,6 @@ from mpo.exporters.flatten import (
     resized,
 )
 from mpo.exporters.simplify import canonical, quiet, signature, simplify
-from mpo.store import writable, write_atomic
 
 OPSETS = range(18, 23)  # the exporter's own floor .. the last one that TensorRT-RTX takes whole
 IR_VERSION = 10  # onnxruntime 1.31 loads up to 13, older edge runtimes stop at 10
@@ -37,17 +37,19 @@ LARGEST_BYTES = 1_500_000_000  # one protobuf holds 2 GB at most, and folding ne
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """An exported file.
+    """An exported model.
 
     Attributes:
-        path: of the file.
+        path: of the file to load.
         opset: as read back from the file.
         nodes: operators in the graph.
-        bytes: size of the file.
-        sha256: of the file; the same for the same model, whatever process exported it.
+        bytes: size of all its files.
+        sha256: of the file to load, which names its weights' sha256 when they lie beside it; the
+            same for the same model, whatever process exported it.
         simplified: whether onnxsim's graph was kept.
         dynamic_batch: whether the batch axis is free.
         warnings: what was not as asked, one sentence each.
+        files: the file to load, then its weights' file if there is one.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class OnnxExport:
     simplified: bool
     dynamic_batch: bool
     warnings: tuple[str, ...]
+    files: tuple[ExportedFile, ...]
 
 
 def export_onnx(
@@ -69,6 +72,7 @@ def export_onnx(
     opset: int = 20,
     dynamic_batch: bool = True,
     varying: Sequence[Collection[int]] = (),
+    external_data: bool = False,
 ) -> OnnxExport:
     """Export `model` in eval mode to `path`; the file appears whole or not at all.
 
@@ -80,8 +84,9 @@ def export_onnx(
         opset: 18 to 22.
         dynamic_batch: leave the first axis free, named "batch", in every input that has the batch
             there.
-
         varying: per input tensor further axes to leave free (see `axes.varying_axes`).
+        external_data: write the weights to a second file, `path` with ".data" added, which the
+            runtime maps from disk: the peak memory of loading falls. Both files belong together.
 
     Raises:
         UsageError: an opset out of range, no tensor among inputs or outputs, a path that cannot be
@@ -105,12 +110,12 @@ def export_onnx(
     graph, reason = _simplified(_checked(proto, opset), example, dynamic)
     if reason.startswith("onnxsim"):
         warnings.append(f"The ONNX graph was not simplified: {reason}.")
-    raw = _checked(graph, opset).SerializeToString(deterministic=True)
-    with writable(path):
-        write_atomic(path, raw)
-    digest, nodes = hashlib.sha256(raw).hexdigest(), len(graph.graph.node)
-    simplified = not reason
-    return OnnxExport(path, opset, nodes, len(raw), digest, simplified, dynamic, tuple(warnings))
+    graph = _checked(graph, opset)
+    nodes = len(graph.graph.node)
+    files = write_external(graph, path) if external_data else write_inline(graph, path)
+    size, digest = sum(file.bytes for file in files), files[0].sha256
+    told = tuple(warnings)
+    return OnnxExport(path, opset, nodes, size, digest, not reason, dynamic, told, files)
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -52,7 +52,7 @@ def check_parity(
             found.append(_array(primary(onnx.as_model(outputs)(*args, **kwargs))))
     except MpoError as error:
         return _failed(sizes, error.message)
-    return _judge(wanted, found, sizes)
+    return judge(wanted, found, sizes)
 
 
 def _reference(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,7 +81,8 @@ def _failed(sizes: list[int], reason: str) -> Parity:
     )
 
 
-def _judge(wanted: list[Any], found: list[Any], sizes: list[int]) -> Parity:
+def judge(wanted: list[Any], found: list[Any], sizes: list[int]) -> Parity:
+    """Outputs against the ones that were wanted, batch by batch, each of `sizes` examples."""
     for want, got in zip(wanted, found, strict=True):
         if want.shape != got.shape:
             return _failed(sizes, f"Outputs have shape {got.shape} where torch gives {want.shape}.")

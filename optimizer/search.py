@@ -19,11 +19,13 @@ from itertools import product
 from typing import Protocol
 
 from mpo.optimizer.planner import (
+    Clusters,
     Infeasible,
     Item,
     Limit,
     Pairs,
     holds,
+    keeps_clusters,
     predict,
     solutions,
     surrogate,
@@ -50,6 +52,7 @@ def refine(
     starts: Iterable[Collection[str]] = (),
     *,
     pairs: Pairs | None = None,
+    clusters: Clusters = (),
     count: int = 5,
     distance: int = 2,
     max_evaluations: int = 200,
@@ -64,6 +67,7 @@ def refine(
         starts: sets to begin from beside the greedy one: the planner's answers, the paper's
             removals. Those that miss a limit are passed over.
         pairs: penalties for the surrogate harm that is reported beside the measured one.
+        clusters: sets of blocks of which at least one stays.
         count: plans to return at most.
         distance: in how many blocks two returned plans differ at least (an exchange makes 2).
         max_evaluations: bounds the time: one forward pass over the calibration data each.
@@ -75,10 +79,11 @@ def refine(
     given = [frozenset(start) for start in starts]
     bounds = list(limits) or _by_count(items, given)
     counted = items if limits else [_counted(item) for item in items]
-    proposed = solutions(counted, bounds, pairs, count=count, distance=distance)
+    proposed = solutions(counted, bounds, pairs, clusters=clusters, count=count, distance=distance)
     if isinstance(proposed, Infeasible):
         return ()
-    search = _Search(meter, counted, bounds, pairs or {}, max(1, max_evaluations), shortlist)
+    rules = (pairs or {}, clusters)
+    search = _Search(meter, counted, bounds, rules, max(1, max_evaluations), shortlist)
     known = [
         one
         for one in [*(frozenset(solution.removed) for solution in proposed), *given]
@@ -98,11 +103,12 @@ class _Search:
         meter: Meter,
         items: Sequence[Item],
         limits: Sequence[Limit],
-        pairs: Pairs,
+        rules: tuple[Pairs, Clusters],
         evaluations: int,
         shortlist: int,
     ) -> None:
-        self.meter, self.items, self.limits, self.pairs = meter, items, limits, pairs
+        self.meter, self.items, self.limits = meter, items, limits
+        self.pairs, self.clusters = rules
         self.left, self.shortlist = evaluations, shortlist
         self.free = {item.name: item for item in items if not item.fixed}
         self.order = {item.name: place for place, item in enumerate(items)}
@@ -125,9 +131,13 @@ class _Search:
         """Predicted cost per limited metric."""
         return predict(self.items, self.limits, self.sort(removed))
 
+    def allowed(self, removed: Removal) -> bool:
+        """Whether only free blocks go and one of every cluster stays."""
+        return removed <= self.free.keys() and keeps_clusters(self.clusters, removed)
+
     def feasible(self, removed: Removal) -> bool:
-        """Whether only free blocks go and every budget holds."""
-        return removed <= self.free.keys() and holds(self.costs(removed), self.limits)
+        """Whether the set is allowed and every budget holds."""
+        return self.allowed(removed) and holds(self.costs(removed), self.limits)
 
     def gains(self, removed: Removal) -> dict[str, float]:
         """Per block that pays: the share of what the budgets miss that its removal saves."""
@@ -139,7 +149,7 @@ class _Search:
                 for x, rest in missing.items()
             )
             for name, item in self.free.items()
-            if name not in removed
+            if name not in removed and self.allowed(removed | {name})
         }
         return {name: gain for name, gain in paid.items() if gain > 0}
 

@@ -12,29 +12,30 @@ from onnx import TensorProto, helper
 
 from mpo.errors import MpoError
 from mpo.profiles.jobs import Target
-from mpo.profiles.modeljobs import MEMORY_CALLS, asking, lean, model_job
+from mpo.profiles.modeljobs import MEMORY_CALLS, asking, model_job
 from mpo.records import SessionOptions
 
 BASELINE_PROCESSES = 3
-_baselines: dict[tuple[str, int, bool], tuple[float, float]] = {}
+_baselines: dict[tuple[str, SessionOptions], tuple[float, float]] = {}
 
 
-def baseline(target: Target, threads: int, *, arena: bool) -> tuple[float, float]:
-    """Median (load, peak) bytes of the same child with a model that does nothing; measured once."""
-    key = (target.name, threads, arena)
+def baseline(target: Target, session: SessionOptions) -> tuple[float, float]:
+    """Median (load, peak) bytes of the same child with a model that does nothing; measured once a
+    target and options."""
+    key = (target.name, session.model_copy(update={"external_weights": False}))
     if key not in _baselines:
         with tempfile.TemporaryDirectory(prefix="mpo-measure-") as name:
             path = Path(name) / "empty.onnx"
-            path.write_bytes(_empty_model())
-            options = SessionOptions(device=target.device, threads=threads)
-            job = model_job([path], [{"x": np.zeros(1, np.float32)}], path.parent, options, 120.0)
+            path.write_bytes(empty_model())
+            job = model_job([path], [{"x": np.zeros(1, np.float32)}], path.parent, session, 120.0)
             job = asking(job, job="solo", seconds=0.0, floor=MEMORY_CALLS)
-            runs = [target.run(job if arena else lean(job)) for _ in range(BASELINE_PROCESSES)]
+            runs = [target.run(job) for _ in range(BASELINE_PROCESSES)]
         _baselines[key] = (median_bytes(runs, "load_peak"), median_bytes(runs, "peak"))
     return _baselines[key]
 
 
-def _empty_model() -> bytes:
+def empty_model() -> bytes:
+    """An ONNX file that hands its input on."""
     value = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")
     }

@@ -1,105 +1,107 @@
-"""Describe the machine at hand: what a figure was measured on. No host or user names."""
+"""Describe a device: what figures are measured on. No host or user names."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import math
-import os
-import platform
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
+from pydantic import ValidationError
 
-from mpo.records import Environment
+from mpo.errors import MpoError
+from mpo.profiles import probe
+from mpo.profiles.jobs import Job, Target
+from mpo.records import Conditions, Device, Environment, SessionOptions
 
-RUNTIMES = ("mpo-optimizer", "torch", "onnxruntime", "onnx", "numpy")
-CPUINFO = Path("/proc/cpuinfo")
-CGROUP = Path("/sys/fs/cgroup")
+PROBE = Path(__file__).with_name("probe.py")
+STATE = Path(__file__).with_name("probe_state.py")
+DESCRIBE_S = 60.0
+# Packages that run no model when a target is measured: their versions change no figure.
+BESIDE = ("mpo-optimizer", "torch", "onnx")
+MEMORY_STEP = 2**28  # the kernel keeps a little of the memory, another amount in each version
 
 
-def describe_local(batch: int, threads: int, options: dict[str, str] | None = None) -> Environment:
-    """This machine and its runtimes, with the batch and threads that the figures are measured at.
+def describe(target: Target) -> Device:
+    """The target's device, from a process there; takes less than a second.
+
+    Raises:
+        UsageError: the target cannot answer until the user does something.
+        MpoError: the process failed, or its answer is no description.
+    """
+    return observe(target)[0]
+
+
+def observe(target: Target) -> tuple[Device, Conditions]:
+    """The target's device, and how busy and hot it is at the moment.
+
+    Raises:
+        UsageError: the target cannot answer until the user does something.
+        MpoError: a process failed, or its answer is no description.
+    """
+    told = target.run(Job("described the device", PROBE, {"job": "describe"}, timeout=DESCRIBE_S))
+    state = target.run(
+        Job("looked at the device's state", STATE, {"job": "state"}, timeout=DESCRIBE_S)
+    )
+    try:
+        device = Device.model_validate({**told, "gpus": state.get("gpus", ())})
+        return device, Conditions.model_validate(state.get("conditions", {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise MpoError(
+            f"What {target.name} says of itself is no description: {where}: {first['msg']}.",
+            hint="Is it the mpo of this version that answers there?",
+        ) from error
+
+
+def fingerprint(device: Device) -> str:
+    """sha256 over what changes a device's figures, in hexadecimal.
+
+    In it: CPU, its governor, highest clock and container limits, memory, GPUs with their drivers,
+    the Jetson's power mode, the runtimes and providers, the kernel's and Python's minor version.
+    Not in it: free memory, load, the kernel's patch release, and which of two alike GPUs it is.
+    """
+    facts = device.model_dump(mode="json")
+    facts["kernel"], facts["python"] = _minor(device.kernel), _minor(device.python)
+    facts["memory_bytes"] = round((device.memory_bytes or 0) / MEMORY_STEP)
+    facts["runtimes"] = {
+        name: version for name, version in device.runtimes.items() if name not in BESIDE
+    }
+    for gpu in facts["gpus"]:
+        del gpu["uuid_hash"]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _minor(version: str | None) -> str:
+    return ".".join((version or "").split(".")[:2])
+
+
+def environment(
+    device: Device,
+    session: SessionOptions,
+    batch: int,
+    options: Mapping[str, str] | None = None,
+) -> Environment:
+    """The device with the batch and threads that figures are measured at.
 
     Args:
-        options: further settings that the figures depend on, such as the memory arena.
+        session: how models are run.
+        options: further settings that the figures depend on.
     """
     return Environment(
-        cpu=cpu_model(),
-        cores=usable_cores(),
-        memory_bytes=memory_bytes(),
-        os=f"{platform.system()} {platform.release()} {platform.machine()}".strip(),
-        python=platform.python_version(),
-        runtimes=runtime_versions(),
+        cpu=device.cpu.model,
+        cores=device.cpu.cores or 0,
+        memory_bytes=device.memory_bytes or 0,
+        os=" ".join(filter(None, (device.os, device.kernel, device.arch))),
+        python=device.python or "",
+        runtimes=device.runtimes,
         batch=batch,
-        threads=threads,
+        threads=session.threads,
         options=dict(options or {}),
     )
 
 
-def cpu_model(cpuinfo: Path = CPUINFO) -> str:
-    """The CPU's own name; on ARM its part numbers; else the architecture."""
-    fields: dict[str, str] = {}
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            fields.setdefault(name.strip().lower(), value.strip())
-    for key in ("model name", "hardware", "model", "cpu model"):
-        if fields.get(key) and not fields[key].isdigit():
-            return fields[key]
-    if "cpu part" in fields:
-        return (
-            f"{platform.machine()} part {fields.get('cpu implementer', '?')}:{fields['cpu part']}"
-        )
-    return platform.processor() or platform.machine() or "unknown"
-
-
-def usable_cores() -> int:
-    """Logical cores that this process may use: affinity and the cgroup's quota, at least 1."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = cgroup_cores()
-    return max(1, min(cores, math.floor(quota)) if quota else cores)
-
-
 def physical_cores() -> int:
     """Physical cores that this process may use, at least 1: the default number of threads."""
-    return max(1, min(psutil.cpu_count(logical=False) or usable_cores(), usable_cores()))
-
-
-def cgroup_cores(root: Path = CGROUP) -> float | None:
-    """The CPU quota of this container in cores; None without one. Reads cgroup v2, then v1."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if not quota.isdigit() or not period.isdigit() or int(period) == 0 or int(quota) == 0:
-        return None  # "max" and -1 mean no limit
-    return int(quota) / int(period)
-
-
-def memory_bytes(root: Path = CGROUP) -> int:
-    """Memory that this process may use: the machine's, or the container's limit when lower."""
-    total = int(psutil.virtual_memory().total)
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = (root / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit() and int(text) > 0:
-            return min(total, int(text))
-    return total
-
-
-def runtime_versions() -> dict[str, str]:
-    """Versions of the installed packages that shape a figure; what is not installed is left out."""
-    found = {}
-    for name in RUNTIMES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return probe.physical_cores()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,16 @@ from mpo.errors import UsageError
 from mpo.gate import percentile, ratio_interval
 from mpo.profiles.baseline import baseline, median_bytes
 from mpo.profiles.jobs import Target
-from mpo.profiles.modeljobs import MEMORY_CALLS, Inputs, asking, lean, measure_turns, model_job
+from mpo.profiles.modeljobs import MEMORY_CALLS, Inputs, asking, measure_turns, model_job
 from mpo.records import Ratio, SessionOptions
 from mpo.timing import Stopwatch
 
 Progress = Callable[[int, int], None]
 PAIRS_NEEDED = 6  # below, no exact 95 % interval exists
-# What the figures depend on beside batch and threads. Memory has its own lean processes: the
-# arena's growth is policy, and with the arena off the default malloc makes the peak a matter of
-# luck (85 to 146 MB, same model). The lean setting slows inference by up to 40 %, so latency is
-# taken with the runtime's defaults.
 OPTIONS = {
-    "latency": "arena on, spinning on, graph optimization all",
-    "latency ratio": "arena on, spinning off, both models in one process, in turn",
-    "memory": "arena off, MALLOC_MMAP_THRESHOLD_=131072, VmHWM above the empty runtime",
+    "latency and memory": "one kind of process, session options as recorded",
+    "latency ratio": "the same options, spinning off, both models in one process, in turn",
+    "memory": "VmHWM above the same process with an empty model",
 }
 
 
@@ -43,11 +39,10 @@ class Solo:
     Attributes:
         samples_ms: single-call times of all processes together, steady state only.
         p50_ms, p90_ms: median over processes of each process's own percentile.
-        peak_memory_bytes: the most that a lean process held (OPTIONS), less what it holds with a
-            model that does nothing.
+        peak_memory_bytes: the most that a process held, less what it holds with a model that does
+            nothing; median over processes. Weights that are mapped from disk count as they are
+            read.
         load_memory_bytes: the same until the model was loaded, before the first call.
-        default_memory_bytes: the peak with the runtime's and malloc's defaults, as the processes
-            that gave the latency had it; higher, and less the same from run to run.
         load_ms, first_ms: median time to load, and of the first call.
         steady: False when some process did not settle within its warm-up.
         processes: how many.
@@ -58,7 +53,6 @@ class Solo:
     p90_ms: float
     peak_memory_bytes: int
     load_memory_bytes: int
-    default_memory_bytes: int
     load_ms: float
     first_ms: float
     steady: bool
@@ -86,18 +80,20 @@ def measure_solo(
     path: Path,
     inputs: Inputs,
     *,
-    threads: int,
+    session: SessionOptions | None = None,
+    threads: int = 1,
     processes: int = 3,
     seconds: float = 1.0,
     samples: int = 50,
     timeout: float = 300.0,
     progress: Progress | None = None,
 ) -> Solo:
-    """Latency and peak memory of one ONNX file in `processes` fresh processes on the target.
+    """Latency and peak memory of one ONNX file in `processes` fresh processes on the target; one
+    and the same processes give both.
 
     Args:
         inputs: arrays by input name, or the path of an .npz with them.
-        threads: of one inference.
+        session: how the model is run; without it, the runtime's defaults with `threads`.
         seconds: of sampling per process after warm-up; 0 takes three calls, without warm-up.
         samples: at least this many per process, however long they take.
         timeout: of one process, in seconds.
@@ -107,33 +103,65 @@ def measure_solo(
         UsageError: inputs that are missing, or a target that cannot run the file yet.
         MpoError: a process failed, or the operating system tells no peak memory (only Linux does).
     """
+    options = session or SessionOptions(device=target.device, threads=threads)
+    (solo,) = measure_beside(
+        target,
+        [(path, inputs)],
+        options,
+        processes=processes,
+        seconds=seconds,
+        samples=samples,
+        timeout=timeout,
+        progress=progress,
+    )
+    return solo
+
+
+def measure_beside(
+    target: Target,
+    models: Sequence[tuple[Path, Inputs]],
+    session: SessionOptions,
+    *,
+    processes: int = 3,
+    seconds: float = 1.0,
+    samples: int = 50,
+    timeout: float = 300.0,
+    progress: Progress | None = None,
+) -> tuple[Solo, ...]:
+    """Solo figures of several models whose processes take turns, so that what a machine does
+    meanwhile falls on all of them; arguments and errors as `measure_solo` has them."""
     floor = samples if seconds > 0 else MEMORY_CALLS
-    with tempfile.TemporaryDirectory(prefix="mpo-measure-") as folder:
-        options = SessionOptions(device=target.device, threads=threads)
-        job = model_job([path], [inputs], Path(folder), options, timeout)
-        timed = asking(job, job="solo", seconds=seconds, floor=floor)
-        lean_job = lean(asking(job, job="solo", seconds=0.0, floor=MEMORY_CALLS))
-        runs, lean_runs = [], []
+    runs: list[list[dict[str, Any]]] = [[] for _ in models]
+    with tempfile.TemporaryDirectory(prefix="mpo-measure-") as name:
+        jobs = []
+        for place, (path, inputs) in enumerate(models):
+            folder = Path(name) / str(place)
+            folder.mkdir()
+            job = model_job([path], [inputs], folder, session, timeout)
+            jobs.append(asking(job, job="solo", seconds=seconds, floor=floor))
         for done in range(processes):
-            lean_runs.append(target.run(lean_job))
-            runs.append(target.run(timed))
+            for job, own in zip(jobs, runs, strict=True):
+                own.append(target.run(job))
             if progress:
                 progress(done + 1, processes)
+    floors = baseline(target, session)
+    return tuple(_solo(own, floors) for own in runs)
+
+
+def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
     times = [run["samples_ms"] for run in runs]
-    load_floor, peak_floor = baseline(target, threads, arena=False)
-    load = _above(load_floor, lean_runs, "load_peak")
+    load = _above(floors[0], runs, "load_peak")
     return Solo(
         samples_ms=tuple(time for own in times for time in own),
         p50_ms=statistics.median(percentile(own, 0.5) for own in times),
         p90_ms=statistics.median(percentile(own, 0.9) for own in times),
         # The first call's own overhead is in one floor and not in the other.
-        peak_memory_bytes=max(load, _above(peak_floor, lean_runs, "peak")),
+        peak_memory_bytes=max(load, _above(floors[1], runs, "peak")),
         load_memory_bytes=load,
-        default_memory_bytes=_above(baseline(target, threads, arena=True)[1], runs, "peak"),
         load_ms=statistics.median(run["load_ms"] for run in runs),
         first_ms=statistics.median(run["first_ms"] for run in runs),
         steady=all(run["steady"] for run in runs),
-        processes=processes,
+        processes=len(runs),
     )
 
 
@@ -144,6 +172,7 @@ def measure_pair(
     inputs_original: Inputs,
     inputs_optimized: Inputs,
     *,
+    session: SessionOptions | None = None,
     threads: int = 1,
     processes: int = 8,
     seconds: float = 12.0,
@@ -154,6 +183,8 @@ def measure_pair(
     """The latency ratio optimized / original, from fresh processes that alternate both models.
 
     Args:
+        session: how both are run, but for spinning, which is off: idle threads of the one would
+            steal time from the other. Without it, the runtime's defaults with `threads`.
         seconds: of sampling in all, shared by the processes; when it is spent twice over, no
             further process starts once six are done.
         rounds: alternations per process at least, however long they take.
@@ -167,7 +198,8 @@ def measure_pair(
         raise UsageError(f"{processes} processes give no 95 % interval; {PAIRS_NEEDED} do.")
     watch, found = Stopwatch(), []
     with tempfile.TemporaryDirectory(prefix="mpo-measure-") as folder:
-        options = SessionOptions(device=target.device, threads=threads, spinning=False)
+        options = session or SessionOptions(device=target.device, threads=threads)
+        options = options.model_copy(update={"spinning": False})
         models, inputs = [original, optimized], [inputs_original, inputs_optimized]
         job = model_job(models, inputs, Path(folder), options, timeout)
         for done in range(processes):

@@ -5,6 +5,9 @@ A script for profiles/jobs.py, so that neither torch nor mpo is in the measured 
     {"job": "solo", "models": [name], "inputs": [npz], "session": {...},
      "seconds": 1, "floor": 50, "cap": 3}
     {"job": "turns", "models": [a, b, ...], "inputs": [npz, npz, ...], ..., "seed": 0}
+"sessions" beside "session" gives each of the models in turn its own options; with "cpu_time" they
+are timed in CPU time of the calling thread, which other load on the machine hardly disturbs, and
+which is all the time there is on one thread of a CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import random
 import statistics
 import sys
 import time
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import onnxruntime
@@ -26,6 +29,13 @@ STEADY = 0.05  # three windows whose medians lie this close are steady
 WARMUP_NS = 200_000_000
 SHORT_NS = 200_000  # calls in turn are timed together until they take this long
 CALLS = 16  # together at most
+LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+MOST = 100_000  # samples of one process
 
 
 def peak_memory_bytes() -> int | None:
@@ -46,14 +56,22 @@ class Unable(Exception):
 
 def open_session(name: str, request: dict[str, Any]) -> onnxruntime.InferenceSession:
     """A session with the request's options on the request's device."""
-    asked, path = request["session"], request["files"][name]
+    return open_with(request["session"], request["files"][name])
+
+
+def open_with(asked: dict[str, Any], path: str) -> onnxruntime.InferenceSession:
+    """A session with these options (those of malloc came with the environment)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = asked["threads"]
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = asked["arena"]
+    options.graph_optimization_level = LEVELS[asked["optimization"]]
     options.log_severity_level = 3
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "1" if asked["spinning"] else "0"
+    )
+    options.add_session_config_entry(
+        "session.disable_prepacking", "0" if asked["prepacking"] else "1"
     )
     return onnxruntime.InferenceSession(path, options, providers=providers(asked["device"]))
 
@@ -76,12 +94,17 @@ def load_inputs(name: str, request: dict[str, Any]) -> dict[str, Any]:
         return {name.split(":", 1)[1]: archive[name] for name in archive.files}
 
 
-def timed(session: onnxruntime.InferenceSession, feeds: dict[str, Any], calls: int) -> float:
+def timed(
+    session: onnxruntime.InferenceSession,
+    feeds: dict[str, Any],
+    calls: int,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> float:
     """Mean nanoseconds of `calls` calls in a row."""
-    start = time.perf_counter_ns()
+    start = clock()
     for _ in range(calls):
         session.run(None, feeds)
-    return (time.perf_counter_ns() - start) / calls
+    return (clock() - start) / calls
 
 
 def warm_up(session: onnxruntime.InferenceSession, feeds: dict[str, Any], cap: float) -> bool:
@@ -98,36 +121,44 @@ def warm_up(session: onnxruntime.InferenceSession, feeds: dict[str, Any], cap: f
 
 
 def solo(request: dict[str, Any]) -> dict[str, Any]:
-    """Load and first-call time, steady single-call times, peak memory after load and at the end."""
-    feeds = load_inputs(request["inputs"][0], request)  # first: it is no part of the model's memory
+    """Load and first-call time, steady single-call times, peak memory after load and at the end.
+
+    The inputs and room for the samples are there before the model is: both are in the empty
+    model's figures too, so that neither counts as the model's memory, but for inputs larger than
+    the empty model's.
+    """
+    feeds = load_inputs(request["inputs"][0], request)
+    room = np.ones(MOST)
     start = time.perf_counter_ns()
     session = open_session(request["models"][0], request)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     load_peak = peak_memory_bytes()
     first_ms = timed(session, feeds, 1) / 1e6
-    samples: list[float] = []
-    steady = True
+    taken, steady = 0, True
     if request["seconds"] > 0:
         steady = warm_up(session, feeds, request["cap"])
     begin = time.perf_counter_ns()
-    while len(samples) < request["floor"] or (
-        time.perf_counter_ns() - begin < request["seconds"] * 1e9
+    while taken < MOST and (
+        taken < request["floor"] or time.perf_counter_ns() - begin < request["seconds"] * 1e9
     ):
-        samples.append(timed(session, feeds, 1) / 1e6)
+        room[taken] = timed(session, feeds, 1) / 1e6
+        taken += 1
+    peak = peak_memory_bytes()  # before the samples become a list
     return {
         "load_ms": load_ms,
         "first_ms": first_ms,
-        "samples_ms": samples,
+        "samples_ms": room[:taken].tolist(),
         "steady": steady,
         "load_peak": load_peak,
-        "peak": peak_memory_bytes(),
+        "peak": peak,
     }
 
 
 def turns(request: dict[str, Any]) -> dict[str, Any]:
     """Models in turn, each round in a random order and then in its reverse (AB then BA), so that
     noise meets all alike; one low quantile each."""
-    sessions = [open_session(name, request) for name in request["models"]]
+    options = request.get("sessions") or [request["session"]] * len(request["models"])
+    sessions = [open_with(o, request["files"][n]) for o, n in zip(options, request["models"])]
     feeds = [load_inputs(name, request) for name in request["inputs"]]
     rough = [min(timed(s, f, 1) for _ in range(5)) for s, f in zip(sessions, feeds)]
     warm = time.perf_counter_ns()
@@ -137,13 +168,15 @@ def turns(request: dict[str, Any]) -> dict[str, Any]:
     calls = [max(1, min(CALLS, math.ceil(SHORT_NS / one))) for one in rough]
     work = sum(one * count for one, count in zip(rough, calls))
     rounds = max(request["floor"], int(request["seconds"] * 1e9 / work))
+    clock = time.thread_time_ns if request.get("cpu_time") else time.perf_counter_ns
     shuffle, order = random.Random(request["seed"]), list(range(len(sessions)))
     samples: list[list[float]] = [[] for _ in sessions]
     for turn in range(rounds):
         if turn % 2 == 0:
             shuffle.shuffle(order)
         for which in order if turn % 2 == 0 else order[::-1]:
-            samples[which].append(timed(sessions[which], feeds[which], calls[which]) / 1e6)
+            mean = timed(sessions[which], feeds[which], calls[which], clock)
+            samples[which].append(mean / 1e6)
     return {"p10_ms": [float(np.quantile(times, 0.1)) for times in samples], "rounds": rounds}
 
 

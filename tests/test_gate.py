@@ -13,12 +13,17 @@ from scipy import stats
 
 from mpo.errors import UsageError
 from mpo.gate import (
+    ALPHA_FAIL,
+    LOOKS,
     bootstrap_interval,
     decide,
+    decide_apart,
     hodges_lehmann,
     mean_interval,
+    minimum_detectable,
     percentile,
     ratio_interval,
+    sequential,
     signed_rank_counts,
     wilcoxon_critical,
     wilcoxon_interval,
@@ -156,3 +161,106 @@ def test_impossible_shares_and_limits_are_refused() -> None:
         decide([0.0] * 8, 0)
     with pytest.raises(UsageError):
         bootstrap_interval(0, lambda rows: 0.0)
+
+
+# MEASURING.md 1.3 c: standard deviations of a process and of the drift within a pair.
+HOSTED = (0.010, 0.004)
+NOISY = (0.025, 0.010)
+
+
+def noise(random: np.random.Generator, kind: tuple[float, float], pairs: int = 40) -> list[float]:
+    """ln(new / old) of pairs of one and the same model."""
+    process, drift = kind
+    apart = random.normal(0, process, (2, pairs))
+    return (apart[0] - apart[1] + random.normal(0, drift, pairs)).tolist()
+
+
+@pytest.mark.parametrize("kind", [HOSTED, NOISY])
+def test_looking_four_times_raises_hardly_any_alarm_on_an_unchanged_model(
+    kind: tuple[float, float],
+) -> None:
+    random = np.random.default_rng(0)
+    verdicts = [sequential(noise(random, kind), 1.03).verdict for _ in range(2000)]
+    assert verdicts.count("FAIL") <= 20
+    assert verdicts.count("PASS") >= 1900
+
+
+def test_five_per_cent_more_fails_a_gate_of_three_on_a_hosted_machine() -> None:
+    random = np.random.default_rng(1)
+    found = [sequential(np.add(noise(random, HOSTED), math.log(1.05)), 1.03) for _ in range(1000)]
+    assert sum(one.verdict == "FAIL" for one in found) >= 990
+    assert np.mean([one.pairs for one in found]) < 10
+
+
+def test_a_regression_of_just_the_limit_seldom_passes() -> None:
+    random = np.random.default_rng(2)
+    values = [np.add(noise(random, HOSTED), math.log(1.03)) for _ in range(2000)]
+    assert sum(sequential(one, 1.03).verdict == "PASS" for one in values) <= 0.05 * 2000
+
+
+def test_two_modes_leave_the_question_open() -> None:
+    values = [0.0, 0.09] * 6  # a machine that is fast or slow, by turns
+    found = sequential(values, 1.03, looks=LOOKS[:1])
+    assert (found.verdict, found.pairs) == ("INCONCLUSIVE", 8)
+    assert found.interval.low <= 1 < 1.03 <= found.interval.high
+
+
+def test_the_first_look_that_decides_has_the_word() -> None:
+    quiet = np.linspace(-0.004, 0.004, 8)
+    early = sequential([*(quiet + 0.05), *[0.0] * 32], 1.03)
+    assert (early.verdict, early.pairs) == ("FAIL", 8)
+    assert sequential(quiet[:7], 1.03).verdict == "INCONCLUSIVE"
+    # Between two looks nothing is decided.
+    odd = [*np.linspace(-0.04, 0.08, 8), *[0.001] * 3]
+    assert sequential(odd, 1.03).pairs == 8
+
+
+def test_rules_that_are_asked_together_share_the_alarms() -> None:
+    slower = np.linspace(0.046, 0.054, 12)
+    assert sequential(slower, 1.03).pairs == 8
+    both = sequential(slower, 1.03, rules=2)
+    assert (both.verdict, both.pairs) == ("FAIL", 12)
+    assert wilcoxon_critical(8, ALPHA_FAIL / 2) == -1
+    assert sequential(slower - 0.05, 1.03, rules=2).pairs == 8  # to pass needs no share
+
+
+@given(logs, st.floats(0, 0.5))
+def test_more_work_never_helps_in_any_number_of_looks(values: list[float], slower: float) -> None:
+    order = ["PASS", "INCONCLUSIVE", "FAIL"]
+    many = (values * 5)[:40]
+    before = sequential(many[:8], 1.03).verdict
+    after = sequential(np.add(many[:8], slower), 1.03).verdict
+    assert order.index(after) >= order.index(before)
+
+
+@given(logs)
+def test_a_regression_seen_from_the_other_model_is_an_improvement(values: list[float]) -> None:
+    there, back = decide(values, 1.03), decide(np.negative(values), 1.03)
+    assert there[1].estimate == pytest.approx(1 / back[1].estimate)
+    if there[0] == "FAIL":
+        assert back[0] == "PASS"
+
+
+def test_what_can_be_detected_is_detected_nine_times_in_ten() -> None:
+    random, spread = np.random.default_rng(3), 0.012
+    size = minimum_detectable(spread, 12, 1.03)
+    assert 1.03 < size < 1.05
+    shifted = [random.normal(math.log(size), spread, 12) for _ in range(1000)]
+    found = [decide(one, 1.03)[0] for one in shifted]
+    assert 870 <= found.count("FAIL") <= 930
+    assert minimum_detectable(2 * spread, 12) > minimum_detectable(spread, 12) > 1
+    assert minimum_detectable(0.0, 8, 1.03) == pytest.approx(1.03)
+    # Two rules cannot fail with 8 pairs: the figure is that of the next look.
+    assert minimum_detectable(spread, 8, rules=2) == minimum_detectable(spread, LOOKS[1], rules=2)
+
+
+def test_figures_of_different_times_decide_only_beyond_all_that_was_seen() -> None:
+    old = [10.0, 10.1, 10.2]
+    assert decide_apart([10.1, 10.0, 10.3], old, 1.10)[0] == "PASS"
+    assert decide_apart([10.1, 10.0, 10.3], old, 1.02)[0] == "INCONCLUSIVE"
+    assert decide_apart([12.0, 12.1], old, 1.10)[0] == "FAIL"
+    drifted = decide_apart([12.0, 12.1], old, 1.10, drift=0.08)
+    assert drifted[0] == "INCONCLUSIVE"
+    assert drifted[1].low == pytest.approx(12.0 / 10.2 / 1.08)
+    with pytest.raises(UsageError):
+        decide_apart([0.0], old, 1.1)

@@ -17,12 +17,15 @@ from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, subject_of
-from mpo.pipeline.story import steady_torch, tell
+from mpo.pipeline.dryrun import dry_run
+from mpo.pipeline.places import places_of
+from mpo.pipeline.story import prepare, steady_torch, tell
+from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import RECIPE, RunFolder, open_run, started_in
+from mpo.store import MARKER, RECIPE, RunFolder, open_run, started_in
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -77,10 +80,86 @@ def run_recipe(
     """Run a recipe into its folder and return the report and the folder."""
     found = subject or subject_of(recipe)
     path = output or Path("runs") / slug(recipe.subject)
-    with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
-        report = tell(Context(recipe, found, folder, progress))
+    with (
+        opened(recipe.target) as targets,
+        open_run(path, to_toml(recipe), overwrite=overwrite) as folder,
+    ):
+        report = tell(Context(recipe, found, folder, progress, places_of(recipe, targets)))
         write_report(report, folder)
     return report, path
+
+
+def plan(
+    subject: str | Path | Subject,
+    budget: str | Sequence[str],
+    *,
+    output: str | Path | None = None,
+    explain: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> Plan:
+    """What would be removed for a budget, predicted: nothing is trained.
+
+    Args:
+        subject: a run folder, which answers in seconds from what it keeps; or whatever `optimize`
+            takes, measured first into the run folder `output`.
+        budget: as `optimize` takes it.
+        explain: say for each block why it goes and not its neighbour (`Plan.reasons`).
+        options: the recipe's other keys; none with a run folder.
+
+    Raises:
+        UsageError: bad input, or a run folder without the stages that a plan needs.
+        InfeasibleError: no plan is predicted to hold the budgets.
+    """
+    texts = (budget,) if isinstance(budget, str) else tuple(budget)
+    if not isinstance(subject, Subject) and is_run(Path(subject)):
+        if options:
+            raise UsageError(
+                f"A run folder takes no {', '.join(options)}: its tables were measured already.",
+                hint="Name the subject in the place of the folder to measure anew.",
+            )
+        return plan_run(Path(subject), texts, explain=explain)
+    held = subject if isinstance(subject, Subject) else None
+    recipe = make_recipe(subject=held.name if held else str(subject), budget=texts, **options)
+    folder = Path(output) if output else None
+    return plan_recipe(
+        recipe, folder, held, explain=explain, overwrite=overwrite, progress=progress
+    )
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run folder."""
+    return (path / MARKER).is_file()
+
+
+def plan_run(run: Path, budget: Sequence[str], *, explain: bool = False) -> Plan:
+    """The plan that a run folder's saved stages give for these budgets."""
+    recipe = make_recipe(**read_recipe(run / RECIPE))
+    wanted = recipe.model_copy(update={"budget": tuple(budget) or recipe.budget})
+    return dry_run(run, wanted, explain=explain)
+
+
+def plan_recipe(
+    recipe: Recipe,
+    output: Path | None = None,
+    subject: Subject | None = None,
+    *,
+    explain: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Plan:
+    """Measure a recipe's subject into its run folder and plan; what is there already is kept."""
+    if not recipe.budget:
+        raise UsageError("No budget is given.", hint="Add --budget 50MB (or 12ms, 50%).")
+    found = subject or subject_of(recipe)
+    path = output or Path("runs") / slug(recipe.subject)
+    with (
+        opened(recipe.target) as targets,
+        open_run(path, to_toml(recipe), overwrite=overwrite) as folder,
+    ):
+        prepare(Context(recipe, found, folder, progress, places_of(recipe, targets)))
+    return dry_run(path, recipe, explain=explain)
 
 
 def write_report(report: Report, folder: RunFolder) -> None:
@@ -130,7 +209,7 @@ def analyze_recipe(
         tempfile.TemporaryDirectory(prefix="mpo-analyze-") as name,
         open_run(Path(name), to_toml(recipe)) as folder,
     ):
-        context = Context(recipe, found, folder, progress)
+        context = Context(recipe, found, folder, progress, places=())
         _ = context.outputs
         return measure_analysis(context)[0]
 

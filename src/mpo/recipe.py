@@ -44,11 +44,14 @@ class Recipe(Record):
     `max_drop` is in points for a metric in [0, 1], else relative; `threshold` is the CKA that
     joins blocks into one cluster (None: placed relative to the permutation null); `epochs` bounds
     each recovery; `candidates` is how many diverse plans a short recovery compares; `threads` 0
-    means the physical cores.
+    means the target's physical cores; `effort` "quick" measures for a fraction of the time, with
+    wider intervals. Every
+    budget must hold on every `target`; the figures of the first one lead the report.
     """
 
     subject: str
     budget: tuple[str, ...] = ()
+    target: tuple[str, ...] = ("local",)
     method: Method = "mpruner"
     max_drop: str = "1%"
     threshold: float | None = None
@@ -59,6 +62,7 @@ class Recipe(Record):
     calibration: int = 512
     seed: int = 0
     opset: int = 20
+    effort: Literal["normal", "quick"] = "normal"
     weights: str | None = None
     allow_pickle: bool = False
     data: str | None = None

@@ -27,7 +27,18 @@ def optimize(*options: str) -> Result:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    result = optimize("-b", "params=70%", "--epochs", "4", "--threads", "1", "-o", str(folder))
+    result = optimize(
+        "-b",
+        "params=70%",
+        "--epochs",
+        "4",
+        "--threads",
+        "1",
+        "--effort",
+        "quick",
+        "-o",
+        str(folder),
+    )
     assert result.exit_code == 0, result.output
     return folder
 
@@ -91,7 +102,9 @@ def test_load_rebuilds_the_pruned_torch_model(run: Path, report: Report) -> None
 def test_the_same_command_again_redoes_nothing(run: Path) -> None:
     before = (run / "report.json").read_text()
     lines = len((run / "journal.jsonl").read_text().splitlines())
-    result = optimize("-b", "params=70%", "--epochs", "4", "--threads", "1", "-o", str(run))
+    result = optimize(
+        "-b", "params=70%", "--epochs", "4", "--threads", "1", "--effort", "quick", "-o", str(run)
+    )
     assert result.exit_code == 0, result.output
     events = [json.loads(x) for x in (run / "journal.jsonl").read_text().splitlines()[lines:]]
     assert {event["event"] for event in events} == {"stage kept"}
@@ -104,7 +117,18 @@ def test_another_run_of_the_same_seed_gives_the_same_plan_and_onnx(
     run: Path, report: Report, tmp_path: Path
 ) -> None:
     folder = tmp_path / "again"
-    result = optimize("-b", "params=70%", "--epochs", "4", "--threads", "1", "-o", str(folder))
+    result = optimize(
+        "-b",
+        "params=70%",
+        "--epochs",
+        "4",
+        "--threads",
+        "1",
+        "--effort",
+        "quick",
+        "-o",
+        str(folder),
+    )
     assert result.exit_code == 0, result.output
     again = Report.model_validate_json((folder / "report.json").read_text())
     assert again.plan == report.plan

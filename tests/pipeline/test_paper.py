@@ -13,7 +13,16 @@ SUBJECT = Path(__file__).parents[1] / "subjects" / "tiny.py"
 
 
 def run(folder: Path, *options: str) -> Report:
-    given = ["optimize", str(SUBJECT), "--method", "mpruner-paper", "--threads", "1"]
+    given = [
+        "optimize",
+        str(SUBJECT),
+        "--method",
+        "mpruner-paper",
+        "--threads",
+        "1",
+        "--effort",
+        "quick",
+    ]
     result = CliRunner().invoke(cli, [*given, "--epochs", "2", "-o", str(folder), *options])
     assert result.exit_code == 0, result.output
     return Report.model_validate_json((folder / "report.json").read_text())

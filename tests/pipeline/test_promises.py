@@ -23,6 +23,8 @@ from mpo.optimizer.splits import Split
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.tasks import is_classification
 from mpo.pipeline.context import Context, subject_of
+from mpo.pipeline.places import places_of
+from mpo.profiles.local import LocalTarget
 from mpo.recipe import make_recipe, to_toml
 from mpo.store import open_run
 
@@ -57,7 +59,8 @@ def file(tmp_path: Path) -> Path:
 def key_of(path: Path, folder: Path, **options: Any) -> dict[str, Any]:
     recipe = make_recipe(subject=str(path), budget=("params=60%",), **options)
     with open_run(folder, to_toml(recipe)) as run:
-        return Context(recipe, subject_of(recipe), run, lambda *step: None).key
+        places = places_of(recipe, (LocalTarget(),))
+        return Context(recipe, subject_of(recipe), run, lambda *step: None, places).key
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def order(split: Split) -> list[int]:
 def context_of(data: mpo.Data, tmp_path: Path) -> Iterator[Context]:
     recipe = make_recipe(subject="memory", budget=("params=60%",))
     with open_run(tmp_path / "run", to_toml(recipe)) as run:
-        yield Context(recipe, Subject(nn.Linear(1, 3), data), run, lambda *step: None)
+        yield Context(recipe, Subject(nn.Linear(1, 3), data), run, lambda *step: None, ())
 
 
 def test_a_shuffling_loader_gives_every_stage_the_same_order(tmp_path: Path) -> None:
@@ -166,7 +169,18 @@ def test_a_budget_already_met_keeps_the_original_whole_and_loads_from_anywhere(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(file.parent)
-    options = ["optimize", "subject.py", "-b", "params=1M", "--threads", "1", "-o", "runs/x"]
+    options = [
+        "optimize",
+        "subject.py",
+        "-b",
+        "params=1M",
+        "--threads",
+        "1",
+        "--effort",
+        "quick",
+        "-o",
+        "runs/x",
+    ]
     result = CliRunner().invoke(cli, [*options, "--json"])
     assert result.exit_code == 0, result.output
     assert "hello from the subject" not in result.stdout
@@ -186,7 +200,7 @@ def test_a_run_made_in_memory_asks_for_its_subject_when_loaded(
     monkeypatch.chdir(tmp_path)
     rows = [(torch.randn(16, 8), torch.arange(16) % 3)]
     subject = Subject(nn.Sequential(nn.Linear(8, 3)), mpo.Data(rows, rows, rows), name="mine")
-    mpo.optimize(subject, "params=1M", output="run", threads=1)
+    mpo.optimize(subject, "params=1M", output="run", threads=1, effort="quick")
     with pytest.raises(UsageError, match="names no subject") as caught:
         mpo.load("run")
     assert "mpo.load(run, subject)" in caught.value.hint
@@ -194,7 +208,17 @@ def test_a_run_made_in_memory_asks_for_its_subject_when_loaded(
 
 
 def test_a_budget_under_the_floor_keeps_the_closest_plan(file: Path, tmp_path: Path) -> None:
-    options = ["optimize", str(file), "-b", "params=2%", "--threads", "1", "--json"]
+    options = [
+        "optimize",
+        str(file),
+        "-b",
+        "params=2%",
+        "--threads",
+        "1",
+        "--effort",
+        "quick",
+        "--json",
+    ]
     result = CliRunner().invoke(cli, [*options, "-o", str(tmp_path / "run")])
     assert result.exit_code == 3
     assert json.loads(result.stdout)["exit_code"] == 3

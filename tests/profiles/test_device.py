@@ -1,81 +1,155 @@
-"""The description of this machine, and of machines that differ from it."""
+"""The description of this machine and of targets, and its fingerprint."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import socket
-from pathlib import Path
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mpo.errors import MpoError
 from mpo.profiles.device import (
-    cgroup_cores,
-    cpu_model,
-    describe_local,
-    memory_bytes,
+    describe,
+    environment,
+    fingerprint,
+    observe,
     physical_cores,
-    usable_cores,
 )
+from mpo.profiles.jobs import Job
+from mpo.profiles.local import LocalTarget
+from mpo.profiles.ssh import SshTarget
+from mpo.records import Device, SessionOptions
+
+if TYPE_CHECKING:
+    from tests.profiles.sshd import Server
 
 
-def test_this_machine_is_described_without_its_name() -> None:
-    found = describe_local(4, 2, {"arena": "off"})
-    assert (found.batch, found.threads, found.options) == (4, 2, {"arena": "off"})
-    assert found.cpu
-    assert found.memory_bytes > 10**8
-    assert found.python == platform.python_version()
-    assert {"torch", "onnxruntime"} <= set(found.runtimes)
-    assert socket.gethostname() not in found.model_dump_json()
+class Telling:
+    """A target that answers every job with the same words."""
+
+    name, device = "ssh://somewhere", "cpu"
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """The words."""
+        return self.answer
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+@pytest.fixture(scope="module")
+def here() -> Device:
+    """This machine, described as a target."""
+    return describe(LocalTarget())
+
+
+def changed(device: Device, **facts: Any) -> Device:
+    """The device with other facts; those of the CPU by `cpu__name`."""
+    cpu = {name[5:]: value for name, value in facts.items() if name.startswith("cpu__")}
+    facts = {name: value for name, value in facts.items() if not name.startswith("cpu__")}
+    return device.model_copy(update={**facts, "cpu": device.cpu.model_copy(update=cpu)})
+
+
+def test_this_machine_is_described_without_its_name(here: Device) -> None:
+    assert here.cpu.model
+    assert here.cpu.cores is not None
+    assert 1 <= here.cpu.cores <= (os.cpu_count() or 1)
+    assert here.cpu.physical_cores == physical_cores()
+    assert here.memory_bytes is not None
+    assert here.memory_bytes > 10**8
+    assert here.python == platform.python_version()
+    assert {"onnxruntime", "numpy"} <= set(here.runtimes)
+    assert "CPUExecutionProvider" in here.providers
+    written = here.model_dump_json()
+    assert socket.gethostname() not in written
+    assert f'"{getpass.getuser()}"' not in written
+
+
+def test_a_device_over_ssh_is_described_as_it_describes_itself(
+    server: Server, here: Device
+) -> None:
+    target = SshTarget(server.name, ssh=server.ssh, python=sys.executable)
+    found = describe(target)
+    target.close()
+    assert fingerprint(found) == fingerprint(here)
+    assert found == here
+    assert server.left() == []
+
+
+def test_a_target_tells_how_busy_it_is() -> None:
+    device, conditions = observe(LocalTarget())
+    assert conditions.busy_cores is not None
+    assert 0 <= conditions.busy_cores <= 1.2 * (os.cpu_count() or 1)
+    assert conditions.free_memory_bytes is not None
+    assert device.memory_bytes is not None
+    assert 0 < conditions.free_memory_bytes < 2 * device.memory_bytes
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"arch": "x", "os": "y", "cpu": {"model": "z", "cores": -1}},
+        {"arch": "x", "os": "y", "cpu": {"model": "z"}, "surprise": 1},
+        {"arch": "x", "os": "y", "cpu": {"model": "z"}, "memory_bytes": float("nan")},
+        {"arch": "x" * 100_000, "os": [], "cpu": None},
+    ],
+)
+def test_a_target_that_tells_nonsense_is_refused(answer: dict[str, Any]) -> None:
+    with pytest.raises(MpoError, match="says of itself is no description") as caught:
+        describe(Telling(answer))
+    assert caught.value.exit_code == 1
+    assert len(caught.value.message) < 300
+
+
+def test_the_fingerprint_changes_with_what_changes_figures(here: Device) -> None:
+    others = [
+        changed(here, cpu__governor="powersave"),
+        changed(here, cpu__max_mhz=600.0),
+        changed(here, cpu__cgroup_cores=1.5),
+        changed(here, memory_bytes=(here.memory_bytes or 0) // 2),
+        changed(here, runtimes={**here.runtimes, "onnxruntime": "1.0.0"}),
+        changed(here, providers=(*here.providers, "CUDAExecutionProvider")),
+        changed(here, kernel="2.6.1"),
+    ]
+    prints = {fingerprint(device) for device in (here, *others)}
+    assert len(prints) == 1 + len(others)
+    assert all(len(found) == 64 for found in prints)
+
+
+def test_the_fingerprint_stays_with_what_does_not(here: Device) -> None:
+    release = ".".join((here.kernel or "").split(".")[:2])
+    same = changed(
+        here,
+        kernel=f"{release}.999-other",
+        memory_bytes=(here.memory_bytes or 0) + 1000,
+        runtimes={**here.runtimes, "torch": "0.0", "mpo-optimizer": "9"},
+    )
+    assert fingerprint(same) == fingerprint(here)
+
+
+def test_two_alike_gpus_have_one_fingerprint_and_two_drivers_have_two(here: Device) -> None:
+    gpu = {"name": "RTX", "memory_bytes": 10, "sm": "8.9", "driver": "1", "uuid_hash": "aa"}
+    found = [
+        fingerprint(Device.model_validate({**here.model_dump(), "gpus": [{**gpu, **other}]}))
+        for other in ({}, {"uuid_hash": "bb"}, {"driver": "2"})
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_environment_of_figures_is_the_device_with_batch_and_threads(here: Device) -> None:
+    local = environment(here, SessionOptions(threads=2), 4, {"arena": "off"})
+    assert (local.batch, local.threads, local.options) == (4, 2, {"arena": "off"})
+    assert platform.release() in local.os
+    assert socket.gethostname() not in local.model_dump_json()
 
 
 def test_the_default_threads_are_cores_that_this_process_has() -> None:
-    assert 1 <= physical_cores() <= usable_cores() <= (os.cpu_count() or 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("processor : 0\nmodel name : Some CPU @ 2 GHz\n", "Some CPU @ 2 GHz"),
-        ("processor : 0\nmodel : 17\nHardware : BCM2835\n", "BCM2835"),
-        ("CPU implementer : 0x41\nCPU part : 0xd0c\n", f"{platform.machine()} part 0x41:0xd0c"),
-    ],
-)
-def test_the_cpu_is_named_by_what_the_system_tells(tmp_path: Path, text: str, name: str) -> None:
-    (tmp_path / "cpuinfo").write_text(text)
-    assert cpu_model(tmp_path / "cpuinfo") == name
-
-
-def test_without_cpuinfo_the_architecture_stands_in(tmp_path: Path) -> None:
-    assert cpu_model(tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"), [("150000 100000", 1.5), ("max 100000", None), ("nonsense", None)]
-)
-def test_a_container_s_quota_is_read(tmp_path: Path, text: str, cores: float | None) -> None:
-    (tmp_path / "cpu.max").write_text(text)
-    assert cgroup_cores(tmp_path) == cores
-
-
-def test_the_older_quota_is_read_too(tmp_path: Path) -> None:
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("200000\n")
-    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
-    assert cgroup_cores(tmp_path) == 2
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n")
-    assert cgroup_cores(tmp_path) is None
-    assert cgroup_cores(tmp_path / "none") is None
-
-
-def test_half_a_core_is_still_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpo.profiles.device.cgroup_cores", lambda: 0.5)
-    assert usable_cores() == physical_cores() == 1
-
-
-def test_a_container_s_memory_limit_counts_when_it_is_lower(tmp_path: Path) -> None:
-    whole = memory_bytes(tmp_path)
-    (tmp_path / "memory.max").write_text("1000000\n")
-    assert memory_bytes(tmp_path) == 1_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory_bytes(tmp_path) == whole
+    assert 1 <= physical_cores() <= (os.cpu_count() or 1)

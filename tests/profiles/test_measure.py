@@ -16,6 +16,7 @@ from mpo.errors import MpoError, UsageError
 from mpo.profiles.jobs import Job, thread_counts
 from mpo.profiles.local import LocalTarget
 from mpo.profiles.measure import measure_pair, measure_solo
+from mpo.records import SessionOptions
 
 MIB = 2**20
 LOCAL = LocalTarget()
@@ -70,8 +71,9 @@ ROWS = {"x": np.ones((64, 64), np.float32)}
 def test_a_model_that_holds_256_mib_is_measured_within_three_per_cent(tmp_path: Path) -> None:
     ballast = np.ones(400 * MIB // 8)  # this process's own memory must not show
     inputs = {"shape": np.array([64 * MIB], np.int64)}
+    session = SessionOptions(arena=False, mmap_threshold_bytes=131072)  # an arena holds twice that
     solo = measure_solo(
-        LOCAL, hungry(tmp_path / "m.onnx"), inputs, threads=1, processes=1, seconds=0, samples=1
+        LOCAL, hungry(tmp_path / "m.onnx"), inputs, session=session, processes=1, seconds=0
     )
     assert solo.peak_memory_bytes == pytest.approx(256 * MIB, rel=0.03)
     assert solo.load_memory_bytes < 5 * MIB
@@ -208,15 +210,53 @@ def test_the_child_gets_no_secret_and_a_fixed_number_of_threads(
     assert found["OMP_NUM_THREADS"] == "3"
 
 
-def test_memory_is_measured_lean_and_latency_with_the_runtimes_defaults(tmp_path: Path) -> None:
+def test_one_kind_of_process_gives_latency_and_memory_with_the_session_that_was_asked_for(
+    tmp_path: Path,
+) -> None:
     answer = {"samples_ms": [1.0], "load_ms": 1, "first_ms": 1, "steady": True}
     target = Scripted(lambda job: answer | {"load_peak": 5, "peak": 7})
-    measure_solo(target, chain(tmp_path / "m.onnx", 1), ROWS, threads=1, processes=1)
-    lean, timed = target.jobs[:2]
-    assert "MALLOC_MMAP_THRESHOLD_" in lean.environment
-    assert not lean.request["session"]["arena"]
-    assert "MALLOC_MMAP_THRESHOLD_" not in timed.environment
-    assert timed.request["session"]["arena"]
+    session = SessionOptions(threads=3, arena=False, mmap_threshold_bytes=8192, prepacking=False)
+    path = chain(tmp_path / "m.onnx", 1)
+    measure_solo(target, path, ROWS, session=session, processes=2)
+    assert len(target.jobs) == 2 + 3  # the baseline's are of the same kind
+    for job in target.jobs:
+        assert job.request["session"] == session.model_dump(mode="json")
+        assert job.environment["MALLOC_MMAP_THRESHOLD_"] == "8192"
+        assert job.environment["OMP_NUM_THREADS"] == "3"
+    measure_solo(target, path, ROWS, session=session, processes=1)
+    assert len(target.jobs) == 2 + 3 + 1  # the baseline is known now
+    other = session.model_copy(update={"mmap_threshold_bytes": None})
+    measure_solo(target, path, ROWS, session=other, processes=1)
+    assert len(target.jobs) == 2 + 3 + 1 + 1 + 3
+    assert "MALLOC_MMAP_THRESHOLD_" not in target.jobs[-1].environment
+
+
+def test_pairs_run_with_the_session_that_was_asked_for_but_without_spinning(tmp_path: Path) -> None:
+    target = Scripted(lambda job: {"p10_ms": [1.0, 1.0]})
+    path, session = chain(tmp_path / "m.onnx", 1), SessionOptions(threads=2, arena=False)
+    measure_pair(target, path, path, ROWS, ROWS, session=session)
+    wanted = session.model_copy(update={"spinning": False}).model_dump(mode="json")
+    assert all(job.request["session"] == wanted for job in target.jobs)
+
+
+def test_the_same_session_gives_the_same_peak_in_three_processes(tmp_path: Path) -> None:
+    path, inputs = hungry(tmp_path / "m.onnx"), {"shape": np.array([16 * MIB], np.int64)}
+    session = SessionOptions(arena=False, mmap_threshold_bytes=131072)
+    peaks = [
+        measure_solo(LOCAL, path, inputs, session=session, processes=1, seconds=0).peak_memory_bytes
+        for _ in range(3)
+    ]
+    assert max(peaks) <= 1.02 * min(peaks)
+    assert min(peaks) > 60 * MIB
+
+
+def test_neither_samples_nor_the_parents_memory_show_in_a_small_models_peak(tmp_path: Path) -> None:
+    ballast = np.ones(600 * MIB // 8)
+    path = chain(tmp_path / "m.onnx", 2)
+    solo = measure_solo(LOCAL, path, ROWS, processes=1, seconds=0.5)
+    assert len(solo.samples_ms) > 500
+    assert solo.load_memory_bytes <= solo.peak_memory_bytes < 3 * MIB
+    assert ballast[-1] == 1
 
 
 def test_paired_models_take_turns_in_being_loaded_first(tmp_path: Path) -> None:

@@ -15,9 +15,12 @@ from mpo.records import (
     BudgetResult,
     Cluster,
     Environment,
+    Front,
+    FrontPoint,
     Harm,
     Latency,
     ModelFigures,
+    OnTarget,
     Parity,
     Plan,
     PlanCandidate,
@@ -26,6 +29,7 @@ from mpo.records import (
     Ratios,
     Recovery,
     Report,
+    TargetReport,
 )
 
 HOSTILE = (
@@ -119,7 +123,7 @@ def figures_of(
 
 
 def plan_of(names: tuple[str, ...], removed: tuple[str, ...]) -> Plan:
-    """A plan with a front of ten, two alternatives and the chosen one among them."""
+    """A plan with two fronts of ten, two alternatives and the chosen one among them."""
 
     def candidate(count: int, extra: float = 0.0) -> PlanCandidate:
         share = count / max(len(names), 1)
@@ -128,6 +132,18 @@ def plan_of(names: tuple[str, ...], removed: tuple[str, ...]) -> Plan:
             harm=0.02 * math.exp(5 * share) + extra,
             joint_kl=0.03 * math.exp(5 * share) + extra,
             costs={"params": 855_482 * (1 - share), "latency_p90_ms": 4.5 * (1 - share)},
+        )
+
+    def front(metric: str) -> Front:
+        points = (candidate(count) for count in range(1, 11))
+        return Front(
+            metric=metric,
+            points=tuple(
+                FrontPoint(removed=one.removed, harm=one.harm, cost=one.costs[metric])
+                for one in points
+            ),
+            chosen=FrontPoint(removed=removed, harm=chosen.harm, cost=chosen.costs[metric]),
+            least=0.2,
         )
 
     chosen = PlanCandidate(
@@ -144,7 +160,7 @@ def plan_of(names: tuple[str, ...], removed: tuple[str, ...]) -> Plan:
         removed=removed,
         harm=0.21,
         alternatives=(candidate(7, 0.2), candidate(9, 0.35), chosen),
-        pareto=tuple(candidate(count) for count in range(1, 11)),
+        fronts=tuple(front(metric) for metric in ("params", "latency_p90_ms")),
         notes=("Latency costs were fitted on 3 measured candidates.",),
     )
 
@@ -161,11 +177,28 @@ def build(**changes: Any) -> Report:
         "seed": 0,
         "budgets": (
             BudgetResult(
-                text="params=50%", metric="params", limit=427_741, measured=412_009, met=True
+                target="local",
+                text="params=50%",
+                metric="params",
+                limit=427_741,
+                measured=412_009,
+                met=True,
             ),
-            BudgetResult(text="20MB", metric="memory_bytes", limit=20e6, measured=14.1e6, met=True),
             BudgetResult(
-                text="latency=3ms", metric="latency_p90_ms", limit=3, measured=2.31, met=True
+                target="local",
+                text="20MB",
+                metric="memory_bytes",
+                limit=20e6,
+                measured=14.1e6,
+                met=True,
+            ),
+            BudgetResult(
+                target="local",
+                text="latency=3ms",
+                metric="latency_p90_ms",
+                limit=3,
+                measured=2.31,
+                met=True,
             ),
         ),
         "met": True,
@@ -254,7 +287,9 @@ def hostile() -> Report:
         tool={HOSTILE[0]: HOSTILE[2], "version": HOSTILE[0]},
         seconds=dict.fromkeys(HOSTILE, 1.0),
         budgets=tuple(
-            BudgetResult(text=text, metric="size_bytes", limit=1e6, measured=2e6, met=False)
+            BudgetResult(
+                target="local", text=text, metric="size_bytes", limit=1e6, measured=2e6, met=False
+            )
             for text in HOSTILE
         ),
         parity={
@@ -282,6 +317,31 @@ def hostile() -> Report:
     )
 
 
+def two_targets(target: str = "ssh://pi@edge-7") -> Report:
+    """Budgets that hold on this machine, and on a second device with its own figures."""
+    good = build()
+    figures = {
+        "target": target,
+        "peak_memory_bytes": 9_000_000,
+        "load_memory_bytes": 7_000_000,
+        "latency_ms": Latency(p50=31.0, p90=33.0, n=150),
+    }
+    one = OnTarget(**figures)
+    other = one.model_copy(update={"latency_ms": Latency(p50=15.5, p90=17.0, n=150)})
+    bound = good.budgets[1].model_copy(update={"target": target, "measured": 9e6})
+    return build(
+        budgets=(*good.budgets, bound),
+        others=(
+            TargetReport(
+                original=one,
+                optimized=other,
+                ratio=Ratio(estimate=0.5, ci95=(0.48, 0.52), pairs=8),
+                environment=good.environment,
+            ),
+        ),
+    )
+
+
 def infeasible() -> Report:
     """One budget missed, below the quality of the original, undefined similarities."""
     return build(
@@ -289,10 +349,20 @@ def infeasible() -> Report:
         met=False,
         budgets=(
             BudgetResult(
-                text="params=50%", metric="params", limit=427_741, measured=412_009, met=True
+                target="local",
+                text="params=50%",
+                metric="params",
+                limit=427_741,
+                measured=412_009,
+                met=True,
             ),
             BudgetResult(
-                text="latency=1ms", metric="latency_p90_ms", limit=1, measured=2.31, met=False
+                target="local",
+                text="latency=1ms",
+                metric="latency_p90_ms",
+                limit=1,
+                measured=2.31,
+                met=False,
             ),
         ),
         analysis=analysis_of(names_of(27), undefined=7),
@@ -371,6 +441,8 @@ CASES = {
     "good": build,
     "hostile": hostile,
     "infeasible": infeasible,
+    "two_targets": two_targets,
+    "hostile_target": lambda: two_targets("".join(HOSTILE)),
     "already_met": already_met,
     "large": large,
     "bare": bare,

@@ -106,7 +106,9 @@ def test_the_page_holds_every_part_of_the_proof(reports: dict[str, Report]) -> N
         "3 of 3 budgets hold",
         "CKA similarity of the blocks",
         "Harm of removing each block alone",
-        "Plans: cost against harm",
+        "Harm against each cost",
+        "Parameters against harm",
+        "Latency p90 against harm",
         "Validation quality in recovery",
         "Latency of single inferences",
         "Intel Xeon Platinum 8481C",
@@ -126,7 +128,7 @@ def test_undefined_similarities_are_hatched(reports: dict[str, Report]) -> None:
 
 def test_what_is_missing_leaves_no_empty_chart(reports: dict[str, Report]) -> None:
     text = html(reports["bare"])
-    for key in ("cka", "harm", "pareto", "recovery"):
+    for key in ("cka", "harm", "front-params", "recovery"):
         assert f'id="{key}-title"' not in text
 
 

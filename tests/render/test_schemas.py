@@ -1,6 +1,7 @@
 """The JSON Schemas that ship with the package."""
 
 import json
+from typing import get_args
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
@@ -9,13 +10,13 @@ from mpo.records import Report
 from mpo.schemas import Name, build, dump, load, path_of
 
 
-@pytest.mark.parametrize("name", ["report", "plan"])
+@pytest.mark.parametrize("name", get_args(Name))
 def test_the_shipped_schema_is_the_one_of_the_records(name: Name) -> None:
     assert path_of(name).read_text(encoding="utf-8") == dump(name), "run python -m mpo.schemas"
     assert load(name) == build(name)
 
 
-@pytest.mark.parametrize("name", ["report", "plan"])
+@pytest.mark.parametrize("name", get_args(Name))
 def test_the_schema_is_valid_and_names_no_address(name: Name) -> None:
     schema = load(name)
     Draft202012Validator.check_schema(schema)

@@ -36,6 +36,18 @@ def test_a_missed_budget_says_so_in_words_with_its_numbers(reports: dict[str, Re
     assert "NOT MET  latency=1ms: Latency p90 2.31 ms > 1 ms" in printed(reports["infeasible"], 100)
 
 
+def test_every_target_has_its_own_figures_and_its_own_verdict_on_a_budget(
+    reports: dict[str, Report],
+) -> None:
+    text = printed(reports["two_targets"], 120)
+    assert "On ssh://pi@edge-7" in text
+    assert "31 ms" in text
+    assert "0.50x [0.48, 0.52]" in text
+    assert "20MB on ssh://pi@edge-7: Peak memory 9 MB <= 20 MB" in text
+    assert "20MB on local" in text
+    assert " on local" not in printed(reports["good"], 120)
+
+
 def test_names_are_shown_as_they_are_and_steer_nothing(reports: dict[str, Report]) -> None:
     text = printed(reports["hostile"], 120)
     assert "[red]x[/red]" in text

@@ -42,7 +42,9 @@ def test_an_infeasible_verdict_names_the_budget_that_binds_with_its_numbers(
 
 
 def test_a_budget_line_never_prints_two_equal_numbers_for_different_figures() -> None:
-    close = BudgetResult(text="x", metric="params", limit=427_741, measured=427_742, met=False)
+    close = BudgetResult(
+        target="local", text="x", metric="params", limit=427_741, measured=427_742, met=False
+    )
     assert budget_line(close) == "Parameters 427,742 > 427,741"
 
 

@@ -11,7 +11,12 @@ import click
 
 from mpo import __version__
 from mpo.cli.analyze import analyze
+from mpo.cli.bench import bench
+from mpo.cli.doctor import doctor
+from mpo.cli.history import history
 from mpo.cli.optimize import optimize
+from mpo.cli.plan import plan
+from mpo.cli.profile import profile
 from mpo.cli.report import report
 
 
@@ -22,7 +27,7 @@ def cli() -> None:
     measured to fit, and the proof."""
 
 
-for command in (optimize, analyze, report):
+for command in (optimize, plan, analyze, report, profile, doctor, bench, history):
     cli.add_command(command)
 
 

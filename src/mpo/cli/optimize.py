@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mpo.cli.options import recipe_of, subject_options
+from mpo.cli.options import recipe_of, run_options, subject_options
 from mpo.cli.running import run
 from mpo.cli.showing import show_report
 
@@ -16,20 +16,13 @@ STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3}
 
 @click.command()
 @subject_options
-@click.option("-b", "--budget", multiple=True, help="50MB, 12ms, 50%, KEY=VALUE; may be repeated.")
+@run_options
 @click.option(
     "--method", type=click.Choice(["mpruner", "mpruner-paper"]), help="mpruner is the default."
 )
 @click.option("--max-drop", help="Quality that may be lost (1%).")
-@click.option("--batch", type=int, help="Batch size of latency and memory (1).")
-@click.option("--threads", type=int, help="Threads of latency and memory (the physical cores).")
 @click.option("--epochs", type=int, help="Most passes over the training data in recovery (10).")
 @click.option("--candidates", type=int, help="Diverse plans that a short recovery compares (2).")
-@click.option("--opset", type=int, help="ONNX opset, 18 to 22 (20).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder (runs/SUBJECT).")
-@click.option(
-    "--overwrite", is_flag=True, help="Start afresh: throw away the run that is in the folder."
-)
 def optimize(
     subject: str | None,
     output: Path | None,

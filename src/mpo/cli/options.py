@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,43 @@ def subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error."),
         click.option("--json", "as_json", is_flag=True, help="Print the record on stdout."),
     )
+    return _with(command, options)
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what a run must hold, where, and which folder keeps it."""
+    options = (
+        click.option(
+            "-b", "--budget", multiple=True, help="50MB, 12ms, 50%, KEY=VALUE; may be repeated."
+        ),
+        click.option(
+            "--target",
+            multiple=True,
+            help="local, local:cuda:0, ssh://[user@]host[:port]; repeated: budgets hold on each.",
+        ),
+        click.option("--batch", type=int, help="Batch size of latency and memory (1)."),
+        click.option(
+            "--threads", type=int, help="Threads of latency and memory (the physical cores)."
+        ),
+        click.option(
+            "--effort",
+            type=click.Choice(["normal", "quick"]),
+            help="quick measures a fraction of the time, with wider intervals.",
+        ),
+        click.option("--opset", type=int, help="ONNX opset, 18 to 22 (20)."),
+        click.option(
+            "-o", "--output", type=click.Path(path_type=Path), help="Run folder (runs/SUBJECT)."
+        ),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Start afresh: throw away the run that is in the folder.",
+        ),
+    )
+    return _with(command, options)
+
+
+def _with(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command

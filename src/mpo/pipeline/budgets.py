@@ -1,20 +1,39 @@
-"""Budgets against figures: which number a budget bounds, and whether it holds."""
+"""Budgets against figures: which number a budget bounds, on which target, and whether it holds.
+
+Figures go by key: the metric's name, and on every target but the first the target's name and a
+space before it, for memory and latency, which differ from device to device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
 
-from mpo.records import Budget, BudgetResult, Metric, ModelFigures
-from mpo.units import format_bytes, format_count, format_ms
+from mpo.records import Budget, BudgetResult, Metric, ModelFigures, OnTarget
 
-MEASURED: frozenset[Metric] = frozenset(
-    {"size_bytes", "memory_bytes", "latency_p50_ms", "latency_p90_ms"}
-)
+COUNTED: frozenset[Metric] = frozenset({"params", "macs"})
+PER_TARGET: frozenset[Metric] = frozenset({"memory_bytes", "latency_p50_ms", "latency_p90_ms"})
+Costs = dict[str, float]
 
 
-def figure(figures: ModelFigures, metric: Metric) -> float:
-    """The figure that a budget of this metric bounds."""
-    values: dict[Metric, float] = {
+def key_of(metric: Metric, target: str = "") -> str:
+    """The key of a metric on a target; "" stands for the first target."""
+    return f"{target} {metric}" if target and metric in PER_TARGET else metric
+
+
+def metric_of(key: str) -> Metric:
+    """The metric that a key is about."""
+    return next(metric for metric in get_args(Metric) if key.split(" ")[-1] == metric)
+
+
+def measured_keys(keys: Sequence[str] | Mapping[str, float]) -> list[str]:
+    """The keys whose figures need an exported file."""
+    return [key for key in keys if metric_of(key) not in COUNTED]
+
+
+def by_key(figures: ModelFigures, others: Sequence[OnTarget] = ()) -> Costs:
+    """Every figure of a model by its key."""
+    values: Costs = {
         "params": figures.params,
         "macs": figures.macs,
         "size_bytes": figures.size_bytes,
@@ -22,45 +41,50 @@ def figure(figures: ModelFigures, metric: Metric) -> float:
         "latency_p50_ms": figures.latency_ms.p50,
         "latency_p90_ms": figures.latency_ms.p90,
     }
-    return values[metric]
+    for one in others:
+        values[key_of("memory_bytes", one.target)] = one.peak_memory_bytes
+        values[key_of("latency_p50_ms", one.target)] = one.latency_ms.p50
+        values[key_of("latency_p90_ms", one.target)] = one.latency_ms.p90
+    return values
 
 
-def limits(budgets: Sequence[Budget], original: ModelFigures) -> dict[Metric, float]:
-    """The tightest limit of each bounded metric, in the metric's own unit."""
-    bounds: dict[Metric, float] = {}
+def placed(budgets: Sequence[Budget], targets: Sequence[str]) -> Iterator[tuple[Budget, str, str]]:
+    """Each budget with its target and its key, once where targets do not matter."""
     for budget in budgets:
-        limit = budget.resolve(figure(original, budget.metric))
-        bounds[budget.metric] = min(limit, bounds.get(budget.metric, limit))
+        everywhere = budget.metric in PER_TARGET
+        for place, target in enumerate(targets if everywhere else targets[:1]):
+            yield budget, target, key_of(budget.metric, target if place else "")
+
+
+def limits(
+    budgets: Sequence[Budget], original: Mapping[str, float], targets: Sequence[str]
+) -> Costs:
+    """The tightest limit of each bounded key, in the metric's own unit."""
+    bounds: Costs = {}
+    for budget, _, key in placed(budgets, targets):
+        limit = budget.resolve(original[key])
+        bounds[key] = min(limit, bounds.get(key, limit))
     return bounds
 
 
 def judge(
-    budgets: Sequence[Budget], original: ModelFigures, candidate: ModelFigures
+    budgets: Sequence[Budget],
+    original: Mapping[str, float],
+    candidate: Mapping[str, float],
+    targets: Sequence[str],
 ) -> tuple[BudgetResult, ...]:
-    """Every budget beside the candidate's figure."""
+    """Every budget beside the candidate's figure, on every target."""
     results = []
-    for budget in budgets:
-        limit = budget.resolve(figure(original, budget.metric))
-        measured = figure(candidate, budget.metric)
+    for budget, target, key in placed(budgets, targets):
+        limit = budget.resolve(original[key])
         results.append(
             BudgetResult(
                 text=budget.text,
+                target=target,
                 metric=budget.metric,
                 limit=limit,
-                measured=measured,
-                met=measured <= limit,
+                measured=candidate[key],
+                met=candidate[key] <= limit,
             )
         )
     return tuple(results)
-
-
-def holds(values: Mapping[Metric, float], bounds: Mapping[Metric, float]) -> bool:
-    """True when every bound that has a value holds."""
-    return all(values[metric] <= limit for metric, limit in bounds.items() if metric in values)
-
-
-def shown(metric: Metric, value: float) -> str:
-    """A figure with its unit, for messages."""
-    if metric.endswith("_ms"):
-        return format_ms(value)
-    return format_bytes(value) if metric.endswith("_bytes") else format_count(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -24,16 +24,16 @@ from mpo.optimizer.splits import Splits
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.optimizer.tasks import is_classification
+from mpo.pipeline.effort import EFFORTS, Measuring
 from mpo.pipeline.fingerprints import fingerprint_code, fingerprint_model, fingerprint_split
-from mpo.profiles.device import describe_local, physical_cores
-from mpo.profiles.jobs import Target
-from mpo.profiles.local import LocalTarget
+from mpo.pipeline.places import Place
 from mpo.recipe import Recipe
 from mpo.records import Block
 from mpo.store import RunFolder, sha256
 
 PROOF_SIZES = (2, 3)
 SEEN = 32  # batches a split that tell which axes vary
+WISHES = {"budget", "max_drop", "epochs", "candidates"}  # measuring and analysis do not see them
 Progress = Callable[[str, int, int], None]
 
 
@@ -45,7 +45,7 @@ class Context:
     subject: Subject
     folder: RunFolder
     progress: Progress
-    target: Target = field(default_factory=LocalTarget)
+    places: tuple[Place, ...]
 
     @cached_property
     def original(self) -> nn.Module:
@@ -110,10 +110,20 @@ class Context:
                 raise broken(names, f"gives {tuple(found)} in the place of {tuple(wanted)}")
         return model
 
-    @cached_property
-    def threads(self) -> int:
-        """Threads that latency and memory are measured with."""
-        return self.recipe.threads or physical_cores()
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets, the one that leads the report first."""
+        return tuple(place.name for place in self.places)
+
+    @property
+    def measuring(self) -> Measuring:
+        """How long figures are sampled."""
+        return EFFORTS[self.recipe.effort]
+
+    @property
+    def external_weights(self) -> bool:
+        """Whether exported weights lie in a file of their own, beside the graph."""
+        return any(place.session.external_weights for place in self.places)
 
     @cached_property
     def _carved(self) -> Splits | None:
@@ -136,19 +146,25 @@ class Context:
         """The leading training examples that analysis reads."""
         return limit(self.splits().train, self.recipe.calibration)
 
-    @cached_property
+    @property
     def key(self) -> dict[str, Any]:
+        """What the stages that choose and train depend on: `base_key` and the whole recipe."""
+        return {**self.base_key, "recipe": self.recipe.model_dump(mode="json")}
+
+    @cached_property
+    def base_key(self) -> dict[str, Any]:
         """What all stages depend on, so that nothing is kept that was made of something else.
 
-        This version, the recipe, the machine, the original's structure and weights, the files that
-        the subject names, and of each split its length and leading batches. Not seen: files that
-        the subject file imports, and data beyond those batches.
+        This version, the recipe but for what is wanted (WISHES), the targets' devices, the
+        original's structure and weights, the files that the subject names, and of each split its
+        length and leading batches. Not seen: files that the subject file imports, and data beyond
+        those batches.
         """
         splits = self.splits()
         return {
             "mpo": __version__,
-            "recipe": self.recipe.model_dump(mode="json"),
-            "machine": describe_local(self.recipe.batch, self.threads).model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json", exclude=WISHES),
+            "machines": [place.environment.model_dump(mode="json") for place in self.places],
             "weights": fingerprint_model(self.original),
             "files": [sha256(path) for path in self.subject.sources],
             "code": fingerprint_code(self.subject.loss, self.subject.metric),

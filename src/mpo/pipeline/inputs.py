@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
+from mpo.exporters.runtime import OnnxModel
 from mpo.optimizer.batches import Batch, take
 from mpo.pipeline.context import Context
 
@@ -41,3 +45,8 @@ def parity_calls(context: Context) -> list[Call]:
         calls.append(call_of(batch))
         seen += batch.size
     return calls
+
+
+def feeds(path: Path, call: Call) -> dict[str, NDArray[Any]]:
+    """A call's tensors as arrays by the file's input names."""
+    return dict(OnnxModel(path).feeds(*call))

@@ -6,75 +6,114 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
 from torch import nn
 
 from mpo.errors import MpoError
 from mpo.exporters.onnx import OnnxExport, export_onnx
 from mpo.exporters.parity import check_parity
-from mpo.exporters.runtime import OnnxModel
 from mpo.optimizer.batches import primary
 from mpo.optimizer.costs import count_macs, count_params
 from mpo.optimizer.quality import evaluate, predictor
-from mpo.pipeline.budgets import MEASURED
+from mpo.pipeline.budgets import Costs, by_key, key_of, measured_keys, metric_of
 from mpo.pipeline.context import Context
-from mpo.pipeline.inputs import Call, deployed, example, parity_calls
-from mpo.profiles.measure import Solo, measure_solo
-from mpo.records import Latency, Metric, ModelFigures, Parity, Quality, Record
+from mpo.pipeline.inputs import deployed, example, feeds, parity_calls
+from mpo.profiles.measure import Solo, measure_beside
+from mpo.records import Latency, ModelFigures, OnTarget, Parity, Quality, Record
 
-SECONDS = 1.5  # of sampling a process
+ORIGINAL = "original.onnx"  # in the run's folder
+FIGURES = "figures.json"
 KEPT = 3000  # latency samples in a record
+SEEN = ("peak_memory_bytes", "load_memory_bytes", "latency_ms")
 UNSETTLED = "Latency did not settle within the warm-up: the machine is busy; read p90 with care."
 
 
 class Measured(Record):
-    """What a stage keeps of one model."""
+    """What a stage keeps of one model; `others` are its figures on further targets, `originals`
+    the original's on all of them, as it was measured in turn with this model."""
 
     figures: ModelFigures
+    others: tuple[OnTarget, ...]
+    originals: tuple[OnTarget, ...] = ()
     parity: Parity
     validation: Quality
     opset: int
     sha256: str
     warnings: tuple[str, ...]
 
+    def costs(self) -> Costs:
+        """Every figure that a budget may bound, by its key."""
+        return by_key(self.figures, self.others)
+
+    def seen_beside(self, other: Measured) -> Measured:
+        """This original with its latency and memory as they were measured in turn with `other`."""
+        if not other.originals:
+            return self
+        first, *rest = other.originals
+        seen = {name: getattr(first, name) for name in SEEN}
+        figures = self.figures.model_copy(update=seen)
+        return self.model_copy(update={"figures": figures, "others": tuple(rest)})
+
 
 @dataclass(frozen=True)
 class Deployed:
-    """The exported file and its solo figures."""
+    """The exported file and its solo figures on every target; `originals` are the original's,
+    from processes that took turns with the file's; none when there was no original to run."""
 
     export: OnnxExport
-    solo: Solo
+    solos: tuple[Solo, ...]
+    originals: tuple[Solo, ...] = ()
 
 
-def feeds(path: Path, call: Call) -> dict[str, NDArray[Any]]:
-    """A call's tensors as arrays by the file's input names."""
-    return dict(OnnxModel(path).feeds(*call))
+def deploy(
+    context: Context,
+    model: nn.Module,
+    path: Path,
+    original: Path | None = None,
+    *,
+    timed: bool = True,
+) -> Deployed:
+    """Export the model to `path` and measure it on every target, one after the other.
 
-
-def deploy(context: Context, model: nn.Module, path: Path, seconds: float = SECONDS) -> Deployed:
-    """Export the model to `path` and measure it alone, at the recipe's batch and threads.
-
-    `seconds` of sampling a process; 0 measures memory and size only.
+    Args:
+        original: a file whose processes take turns with the model's, since a machine that is
+            busier now than it was then would make a relative budget meaningless.
+        timed: whether latency is measured too, and not memory and size only.
     """
     export = export_onnx(
-        model, *example(context), path, opset=context.recipe.opset, varying=context.varying
+        model,
+        *example(context),
+        path,
+        opset=context.recipe.opset,
+        varying=context.varying,
+        external_data=context.external_weights,
     )
-    inputs = feeds(path, deployed(context))
-    solo = measure_solo(context.target, path, inputs, threads=context.threads, seconds=seconds)
-    return Deployed(export, solo)
+    files = [path] if original is None else [path, original]
+    models = [(file, feeds(file, deployed(context))) for file in files]
+    seconds = context.measuring.solo if timed else 0.0
+    found = [
+        measure_beside(place.target, models, place.session, seconds=seconds)
+        for place in context.places
+    ]
+    originals = tuple(solos[1] for solos in found) if original else ()
+    return Deployed(export, tuple(solos[0] for solos in found), originals)
 
 
-def measure_model(context: Context, model: nn.Module, path: Path, what: str) -> Measured:
-    """Export, latency, memory, parity, and quality on validation and test."""
+def measure_model(
+    context: Context, model: nn.Module, path: Path, what: str, beside: Path | None = None
+) -> Measured:
+    """Export, latency, memory, parity, and quality on validation and test.
+
+    Args:
+        beside: the original's file, to be measured in turn with this model's.
+    """
     steps = ("export and measure", "parity", "validation", "test", "done")
 
     def now(step: int) -> None:
         context.progress(f"{what}: {steps[step]}", step, len(steps) - 1)
 
     now(0)
-    file = deploy(context, model, path)
+    file = deploy(context, model, path, beside)
     now(1)
     parity = check_parity(model, path, parity_calls(context), primary)
     if not parity.ok:
@@ -88,20 +127,33 @@ def measure_model(context: Context, model: nn.Module, path: Path, what: str) -> 
     now(4)
     return Measured(
         figures=_figures(context, model, file, quality),
+        others=on_targets(context, file.solos)[1:],
+        originals=on_targets(context, file.originals),
         parity=parity,
         validation=validation,
         opset=file.export.opset,
         sha256=file.export.sha256,
-        warnings=(*file.export.warnings, *(() if file.solo.steady else (UNSETTLED,))),
+        warnings=(*file.export.warnings, *unsettled(context, file)),
     )
 
 
 def _figures(context: Context, model: nn.Module, file: Deployed, quality: Quality) -> ModelFigures:
-    solo = file.solo
+    first = on_targets(context, file.solos)[0]
     return ModelFigures(
         params=count_params(model),
         macs=count_macs(model, context.batch),
         size_bytes=file.export.bytes,
+        peak_memory_bytes=first.peak_memory_bytes,
+        load_memory_bytes=first.load_memory_bytes,
+        latency_ms=first.latency_ms,
+        quality=quality,
+    )
+
+
+def on_target(target: str, solo: Solo) -> OnTarget:
+    """Solo figures for the record."""
+    return OnTarget(
+        target=target,
         peak_memory_bytes=solo.peak_memory_bytes,
         load_memory_bytes=solo.load_memory_bytes,
         latency_ms=Latency(
@@ -110,7 +162,21 @@ def _figures(context: Context, model: nn.Module, file: Deployed, quality: Qualit
             n=len(solo.samples_ms),
             samples_ms=thinned(solo.samples_ms),
         ),
-        quality=quality,
+    )
+
+
+def on_targets(context: Context, solos: Sequence[Solo]) -> tuple[OnTarget, ...]:
+    """Solo figures on every target for the record."""
+    return tuple(on_target(name, solo) for name, solo in zip(context.targets, solos, strict=False))
+
+
+def unsettled(context: Context, file: Deployed) -> tuple[str, ...]:
+    """A warning for every target whose latency did not settle."""
+    several = len(context.places) > 1
+    return tuple(
+        f"{place.name}: {UNSETTLED}" if several else UNSETTLED
+        for place, solo in zip(context.places, file.solos, strict=True)
+        if not solo.steady
     )
 
 
@@ -130,20 +196,37 @@ def out_of_parity(what: str, parity: Parity) -> MpoError:
 
 
 def quick_figures(
-    context: Context, model: nn.Module, path: Path, wanted: Collection[Metric]
-) -> dict[Metric, float]:
-    """Only the figures that budgets ask for; nothing is exported when counts are enough."""
-    found: dict[Metric, float] = {
-        "params": count_params(model),
-        "macs": count_macs(model, context.batch),
-    }
-    if MEASURED & set(wanted):
-        timed = any(metric.endswith("_ms") for metric in wanted)
-        file = deploy(context, model, path, SECONDS if timed else 0.0)
-        found |= {
-            "size_bytes": file.export.bytes,
-            "memory_bytes": file.solo.peak_memory_bytes,
-            "latency_p50_ms": file.solo.p50_ms,
-            "latency_p90_ms": file.solo.p90_ms,
-        }
-    return {metric: found[metric] for metric in wanted}
+    context: Context, model: nn.Module, path: Path, original: Measured, wanted: Collection[str]
+) -> Costs:
+    """Only the figures by key that budgets ask for; nothing is exported when counts do.
+
+    Latency for a relative budget is given as if the machine ran as it did when the original was
+    measured: by what the original takes now, in turn with this model.
+    """
+    found: Costs = {"params": count_params(model), "macs": count_macs(model, context.batch)}
+    if measured_keys(list(wanted)):
+        timed = any(metric_of(key).startswith("latency") for key in wanted)
+        then = context.folder.path / ORIGINAL if timed else None
+        file = deploy(context, model, path, then, timed=timed)
+        found |= costs_of(context, file.export.bytes, file.solos)
+        now, before = costs_of(context, 0, file.originals), original.costs()
+        for key in relative_latency(context, wanted):
+            found[key] *= before[key] / now[key]
+    return {key: found[key] for key in wanted}
+
+
+def costs_of(context: Context, size: int, solos: Sequence[Solo]) -> Costs:
+    """Solo figures on every target, by their keys."""
+    found: Costs = {"size_bytes": size}
+    for place, solo in zip(context.places, solos, strict=False):
+        label = "" if place is context.places[0] else place.name
+        found[key_of("memory_bytes", label)] = solo.peak_memory_bytes
+        found[key_of("latency_p50_ms", label)] = solo.p50_ms
+        found[key_of("latency_p90_ms", label)] = solo.p90_ms
+    return found
+
+
+def relative_latency(context: Context, keys: Collection[str]) -> list[str]:
+    """The keys of latency that are bounded relative to the original only."""
+    absolute = {budget.metric for budget in context.recipe.budgets() if budget.factor is None}
+    return [k for k in keys if k.endswith("_ms") and metric_of(k) not in absolute]

@@ -1,67 +1,33 @@
-"""The plan stage: propose, build, measure on the target, correct, keep what is worth training."""
+"""The plan stage: propose, build, measure on the targets, correct, keep what is worth training."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpo.errors import InfeasibleError
 from mpo.optimizer.batches import limit
 from mpo.optimizer.costs import count_macs
 from mpo.optimizer.harm import HarmMeter
-from mpo.optimizer.planner import Infeasible, Limit, pareto, solutions
+from mpo.optimizer.planner import Infeasible, Solution, solutions
 from mpo.optimizer.search import refine
-from mpo.pipeline.analysis import HARM_EXAMPLES, near_pairs
-from mpo.pipeline.budgets import MEASURED, figure, limits, shown
+from mpo.pipeline.analysis import HARM_EXAMPLES
+from mpo.pipeline.budgets import Costs, limits
 from mpo.pipeline.context import Context
-from mpo.pipeline.costs import items, limits_of, savings
+from mpo.pipeline.infeasible import infeasible, missed, told
 from mpo.pipeline.measuring import Measured, quick_figures
+from mpo.pipeline.problem import LARGEST_MARGIN, Problem, excess
 from mpo.pipeline.saved import read, save
-from mpo.records import Analysis, Metric, Plan, PlanCandidate
+from mpo.pipeline.table import cost_tables, refitted
+from mpo.records import Analysis, Plan, PlanCandidate
 
 ROUNDS = 5
 SEARCH_WORK = 1e12  # multiply-accumulates that the joint search may spend: a minute on one core
 FEWEST, MOST = 24, 240
-# Planned this far under a limit that is measured with noise, so that the final figure holds too.
-MARGIN: dict[Metric, float] = {
-    "latency_p50_ms": 0.03,
-    "latency_p90_ms": 0.05,
-    "memory_bytes": 0.01,
-}
 DIVERSE = 4  # blocks in which the plans tried by recovery differ at least
-
-Costs = dict[Metric, float]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the planner works on: the original's figures, the bounds, and each block's worth."""
-
-    context: Context
-    analysis: Analysis
-    full: Costs
-    bounds: Costs
-    table: Mapping[str, Mapping[str, float]]
-
-    def targets(self) -> Costs:
-        """The bounds less the margin for noise."""
-        return {m: bound * (1 - MARGIN.get(m, 0.0)) for m, bound in self.bounds.items()}
-
-    def miss(self, candidate: PlanCandidate) -> float:
-        """How far a measured plan is from the bounds."""
-        return excess(candidate, self.bounds)
-
-    def limits(self, targets: Mapping[Metric, float]) -> list[Limit]:
-        """The targets as the planner takes them."""
-        return limits_of(self.full, targets)
-
-    def evaluations(self) -> int:
-        """Sets that the joint search may measure: bounded by work, not by the clock, so that a
-        slower machine finds the same plan."""
-        once = count_macs(self.context.original, self.context.batch) * HARM_EXAMPLES
-        return int(min(MOST, max(FEWEST, SEARCH_WORK // max(1, once))))
+EXPLAINED = 40  # blocks, beyond which only `mpo plan --explain` tells reasons
+SPARE = 2  # proposals beyond those that are tried, for the joint search to start from
 
 
 def make_plan(context: Context, analysis: Analysis, original: Measured) -> Plan:
@@ -70,19 +36,28 @@ def make_plan(context: Context, analysis: Analysis, original: Measured) -> Plan:
     Raises:
         InfeasibleError: nothing can be removed, or no plan holds every budget.
     """
+    problem = pose(context, analysis, original)
 
     def make(folder: Path) -> None:
-        save(find_plan(context, analysis, original), folder / "plan.json")
+        save(find_plan(context, problem, original), folder / "plan.json")
 
     folder = context.folder.stage("plan", context.key, make)
     return read(Plan, folder / "plan.json")
 
 
-def find_plan(context: Context, analysis: Analysis, original: Measured) -> Plan:
+def pose(context: Context, analysis: Analysis, original: Measured) -> Problem:
+    """The run's problem, with a cost table of every target."""
+    bounds = limits(context.recipe.budgets(), original.costs(), context.targets)
+    metrics = {budget.metric for budget in context.recipe.budgets()}
+    tables = cost_tables(context, analysis, original, metrics)
+    labels = ["", *context.targets[1:]]
+    return Problem(analysis, dict(zip(labels, tables, strict=True)), bounds)
+
+
+def find_plan(context: Context, problem: Problem, original: Measured) -> Plan:
     """Plans that were built and measured to hold the budgets, before any training."""
-    problem = pose(context, analysis, original)
-    candidates, notes = settle(problem)
-    best = candidates[0]
+    settled, candidates, notes = settle(context, problem, original)
+    best, costs = candidates[0], original.costs()
     return Plan(
         method=context.recipe.method,
         subject=context.subject.name,
@@ -90,134 +65,156 @@ def find_plan(context: Context, analysis: Analysis, original: Measured) -> Plan:
         removed=best.removed,
         harm=best.joint_kl if best.joint_kl is not None else best.harm,
         alternatives=tuple(candidates),
-        pareto=front(problem),
+        budgets=settled.planned(context.recipe.budgets(), best.removed, costs),
+        fronts=settled.fronts(best.removed),
+        reasons=settled.reasons(best.removed, settled.targets()) if few(settled) else (),
         notes=tuple(notes),
     )
 
 
-def pose(context: Context, analysis: Analysis, original: Measured) -> Problem:
-    """Measure the anchors that the budgets need and share their difference among the blocks."""
-    removable = [block.name for block in analysis.blocks if block.removable]
-    bounds = limits(context.recipe.budgets(), original.figures)
-    full: Costs = {metric: figure(original.figures, metric) for metric in bounds}
-    floor: Costs = {}
-    if MEASURED & set(bounds):
-        context.progress("plan: measure the floor", 0, 1)
-        floor = build_and_measure(context, tuple(removable), bounds)
-        context.progress("plan: measure the floor", 1, 1)
-    return Problem(context, analysis, full, bounds, savings(analysis.blocks, full, floor))
+def few(problem: Problem) -> bool:
+    """Whether reasons take seconds: up to 0.2 s for each block (benchmarks/planner.py)."""
+    return len(problem.analysis.harms) <= EXPLAINED
 
 
-def build_and_measure(context: Context, removed: tuple[str, ...], wanted: Costs) -> Costs:
-    """Remove the blocks, export, and measure what the budgets bound; no training."""
-    with tempfile.TemporaryDirectory(prefix="mpo-plan-") as folder:
-        model = context.without(removed)
-        return quick_figures(context, model, Path(folder) / "candidate.onnx", wanted.keys())
+def settle(
+    context: Context, problem: Problem, original: Measured
+) -> tuple[Problem, list[PlanCandidate], list[str]]:
+    """Propose and measure until plans hold every bound; each round's figures correct the tables,
+    and bounds that a plan missed are tightened.
 
-
-def settle(problem: Problem) -> tuple[list[PlanCandidate], list[str]]:
-    """Propose and measure until plans hold every bound; bounds that a plan missed are tightened.
+    Returns:
+        The problem with the corrected tables, the plans that hold, and what there is to tell.
 
     Raises:
-        InfeasibleError: no plan is predicted, or measured, to hold them.
+        InfeasibleError: no plan is predicted, or measured, to hold the bounds.
     """
-    context, aims, notes = problem.context, problem.targets(), list[str]()
-    batches = limit(context.calibration(), HARM_EXAMPLES)
-    meter = HarmMeter(context.original, batches, context.kind)
+    aims, notes = problem.safe_targets(), problem.notes()
+    meter = HarmMeter(context.original, limit(context.calibration(), HARM_EXAMPLES), context.kind)
     tried: list[PlanCandidate] = []
     for number in range(1, ROUNDS + 1):
         context.progress("plan: search and measure", number - 1, ROUNDS)
-        now = [measured(problem, one) for one in propose(problem, meter, aims, tried)]
-        held = [one for one in now if excess(one, problem.targets()) <= 1]
-        held = held or [one for one in now if excess(one, problem.bounds) <= 1]
-        if held:
-            context.progress("plan: search and measure", ROUNDS, ROUNDS)
-            return held, notes
+        proposed = propose(context, problem, meter, aims, tried)
+        now = [measured(context, problem, original, one) for one in proposed]
         tried += now
+        if held := holding(problem, now):
+            context.progress("plan: search and measure", ROUNDS, ROUNDS)
+            return problem, held, notes
         notes.append(f"Round {number}: {told(problem, min(now, key=problem.miss))}; aimed lower.")
-        aims = tightened(problem, aims, now)
+        problem, aims = corrected(problem, aims, tried, now)
     raise missed(problem, tried)
 
 
-def measured(problem: Problem, candidate: PlanCandidate) -> PlanCandidate:
-    """The candidate with the figures of its built model in the place of predictions."""
-    costs = build_and_measure(problem.context, candidate.removed, problem.bounds)
-    return candidate.model_copy(update={"costs": {str(m): value for m, value in costs.items()}})
+def holding(problem: Problem, now: Sequence[PlanCandidate]) -> list[PlanCandidate]:
+    """The measured plans that hold every bound, with the margin for noise when any does."""
+    safe = [one for one in now if excess(one, problem.targets()) <= 1]
+    return safe or [one for one in now if excess(one, problem.bounds) <= 1]
 
 
-def excess(candidate: PlanCandidate, bounds: Mapping[Metric, float]) -> float:
-    """The worst ratio of a figure to its bound: 1 or less when all hold."""
-    return max(candidate.costs[m] / bound for m, bound in bounds.items())
-
-
-def tightened(problem: Problem, aims: Costs, now: Sequence[PlanCandidate]) -> Costs:
-    """Aims lowered once by what the round's best candidate measured over the target."""
+def corrected(
+    problem: Problem, aims: Costs, tried: Sequence[PlanCandidate], now: Sequence[PlanCandidate]
+) -> tuple[Problem, Costs]:
+    """Tables that go through what was measured where they may be trusted; where blocks do not add
+    up, aims lowered by what the round's best plan measured over its target."""
+    if problem.additive:
+        refit = problem.with_tables(refitted(problem.tables, tried))
+        return refit, {key: min(aims[key], aim) for key, aim in refit.safe_targets().items()}
     best, targets = min(now, key=problem.miss), problem.targets()
-    return {m: aim * min(1.0, targets[m] / best.costs[m]) for m, aim in aims.items()}
+    return problem, {
+        key: aim * min(1.0, targets[key] / best.costs[key]) for key, aim in aims.items()
+    }
+
+
+def measured(
+    context: Context, problem: Problem, original: Measured, candidate: PlanCandidate
+) -> PlanCandidate:
+    """The candidate, built and measured without training, with its figures in the place of
+    predictions."""
+    with tempfile.TemporaryDirectory(prefix="mpo-plan-") as folder:
+        model = context.without(candidate.removed)
+        path = Path(folder) / "candidate.onnx"
+        costs = quick_figures(context, model, path, original, problem.bounds.keys())
+    return candidate.model_copy(update={"costs": costs, "measured": True})
 
 
 def propose(
-    problem: Problem, meter: HarmMeter, aims: Costs, tried: Sequence[PlanCandidate]
+    context: Context,
+    problem: Problem,
+    meter: HarmMeter,
+    aims: Costs,
+    tried: Sequence[PlanCandidate],
 ) -> tuple[PlanCandidate, ...]:
-    """Plans predicted to hold the targets: exact on the surrogate, refined by joint harm."""
-    free, wanted = items(problem.analysis, problem.table), problem.limits(aims)
-    near, count = near_pairs(problem.analysis), problem.context.recipe.candidates
-    found = solutions(free, wanted, near, count=count + 2)
-    if isinstance(found, Infeasible) and not tried:  # the margin may ask for too much
-        wanted = problem.limits(problem.bounds)
-        found = solutions(free, wanted, near, count=count + 2)
-    if isinstance(found, Infeasible):
-        raise missed(problem, tried) if tried else infeasible(found, problem)
-    return refine(
+    """Plans predicted to hold the aims: exact on the surrogate, refined by joint harm.
+
+    Where none is predicted to hold the bounds themselves, the closest one is still built once when
+    the tables may be that far off: a prediction alone calls no budget infeasible.
+    """
+    known = {one.removed for one in tried}
+    count = context.recipe.candidates
+    begun = start(problem, aims if tried else None, count + SPARE)
+    if isinstance(begun, Infeasible):
+        if tried:
+            raise missed(problem, tried)
+        begun = nearly(problem, begun)
+    best = refine(
         meter,
-        free,
-        wanted,
-        [solution.removed for solution in found],
-        pairs=near,
-        count=count,
+        problem.items(),
+        problem.limits(begun.aims),
+        [solution.removed for solution in begun.solutions],
+        pairs=problem.pairs,
+        clusters=begun.clusters,
+        count=count + len(known),
         distance=DIVERSE,
-        max_evaluations=problem.evaluations(),
+        max_evaluations=evaluations(context),
     )
+    fresh = [one for one in best if one.removed not in known][:count]
+    if not fresh:
+        raise missed(problem, tried)
+    return tuple(fresh)
 
 
-def front(problem: Problem) -> tuple[PlanCandidate, ...]:
-    """Cost against predicted harm for the first budget, from nothing removed to everything."""
-    metric = next(iter(problem.bounds))
-    free = items(problem.analysis, problem.table)
-    points = pareto(free, problem.limits(problem.bounds), metric, near_pairs(problem.analysis))
-    return tuple(
-        PlanCandidate(removed=point.removed, harm=point.harm, costs=point.costs) for point in points
-    )
+@dataclass(frozen=True)
+class Start:
+    """The exact program's answers, best first, with the aims and clusters that they hold."""
+
+    solutions: tuple[Solution, ...]
+    aims: Costs
+    clusters: tuple[tuple[str, ...], ...] = ()
 
 
-def infeasible(found: Infeasible, problem: Problem) -> InfeasibleError:
-    """The error for a budget under the floor, with the floor and the closest plan."""
-    metric: Metric = found.binding.metric  # type: ignore[assignment]
-    removed = found.closest.removed
-    return InfeasibleError(
-        f"The budget {metric} <= {shown(metric, problem.bounds[metric])} cannot be met: "
-        f"{shown(metric, found.floor)} is left of {shown(metric, found.binding.full)} with all "
-        f"{len(removed)} removable blocks gone. Closest plan: remove {', '.join(removed)}.",
-        hint="Raise that budget above the floor, or shrink what depth cannot: a smaller input "
-        "or sequence, a lower precision.",
-        removed=removed,
-    )
+def start(problem: Problem, aims: Costs | None, count: int) -> Start | Infeasible:
+    """The best sets of removals that are predicted to hold these aims.
+
+    Without aims, the bounds less what the tables may be off by, and where no set holds those, the
+    bounds themselves. Clusters may be emptied only when no set that keeps one of each holds the
+    aims.
+    """
+    items, pairs = problem.items(), problem.pairs
+    found: tuple[Solution, ...] | Infeasible = ()
+    for wanted in (aims,) if aims else (problem.safe_targets(), problem.bounds):
+        for clusters in dict.fromkeys((problem.clusters, ())):
+            limits_now = problem.limits(wanted)
+            found = solutions(items, limits_now, pairs, clusters=clusters, count=count)
+            if not isinstance(found, Infeasible):
+                return Start(found, wanted, clusters)
+    return found if isinstance(found, Infeasible) else Start((), problem.bounds)
 
 
-def missed(problem: Problem, tried: Sequence[PlanCandidate]) -> InfeasibleError:
-    """The error for plans that were built and measured over a bound."""
-    closest = min(tried, key=problem.miss)
-    return InfeasibleError(
-        f"No plan was measured to hold every budget. Closest: {told(problem, closest)}. "
-        f"It removes {', '.join(closest.removed)}.",
-        hint="Raise the budget a little; noisy figures are planned with a margin.",
-        removed=closest.removed,
-    )
+def nearly(problem: Problem, found: Infeasible) -> Start:
+    """The closest plan as a start, when it misses by no more than the tables may be off.
+
+    Raises:
+        InfeasibleError: it misses by more.
+    """
+    fits, costs = problem.fits(), found.closest.costs
+    off = {key: min(fits[key].margin, LARGEST_MARGIN) for key in problem.bounds}
+    if any(costs[key] > bound * (1 + off[key]) for key, bound in problem.bounds.items()):
+        raise infeasible(found, problem)
+    return Start((found.closest,), {key: max(b, costs[key]) for key, b in problem.bounds.items()})
 
 
-def told(problem: Problem, candidate: PlanCandidate) -> str:
-    """Measured figures beside their limits."""
-    return ", ".join(
-        f"{m} {shown(m, candidate.costs[m])} (limit {shown(m, bound)})"
-        for m, bound in problem.bounds.items()
-    )
+def evaluations(context: Context) -> int:
+    """Sets that the joint search may measure: bounded by work, not by the clock, so that a slower
+    machine finds the same plan."""
+    once = count_macs(context.original, context.batch) * HARM_EXAMPLES
+    return int(min(MOST, max(FEWEST, SEARCH_WORK // max(1, once))))

@@ -13,11 +13,11 @@ from mpo.optimizer.quality import drop
 from mpo.pipeline.analysis import NOTHING
 from mpo.pipeline.budgets import judge
 from mpo.pipeline.context import Context
-from mpo.pipeline.inputs import deployed
-from mpo.pipeline.measuring import Measured, feeds
+from mpo.pipeline.inputs import deployed, feeds
+from mpo.pipeline.measuring import ORIGINAL, Measured
+from mpo.pipeline.places import Place
 from mpo.pipeline.saved import read, save
-from mpo.profiles.device import describe_local
-from mpo.profiles.measure import OPTIONS, measure_pair
+from mpo.profiles.measure import measure_pair
 from mpo.records import (
     Analysis,
     Artifact,
@@ -25,37 +25,54 @@ from mpo.records import (
     Plan,
     Ratio,
     Ratios,
+    Record,
     Recovery,
     Report,
+    TargetReport,
 )
 from mpo.store import sha256
 
 Status = Literal["met", "already-met", "infeasible", "below-floor"]
 DISAGREE = math.log(1.15)
 SAME = Ratio(estimate=1.0, ci95=(1.0, 1.0), pairs=0)
-ORIGINAL, OPTIMIZED = "original.onnx", "model.onnx"
+OPTIMIZED = "model.onnx"
 
 
-def pair_ratio(context: Context, original: Path, optimized: Path) -> Ratio:
-    """optimized / original latency from processes that alternate both, kept in the run's folder."""
+class LatencyRatios(Record):
+    """optimized / original latency on every target, the first one first."""
+
+    ratios: tuple[Ratio, ...]
+
+
+def pair_ratios(context: Context, original: Path, optimized: Path) -> tuple[Ratio, ...]:
+    """optimized / original latency from processes that alternate both, on every target; kept in
+    the run's folder."""
 
     def make(folder: Path) -> None:
-        call = deployed(context)
-        context.progress("compare both models", 0, 1)
-        pair = measure_pair(
-            context.target,
-            original,
-            optimized,
-            feeds(original, call),
-            feeds(optimized, call),
-            threads=context.threads,
-        )
-        context.progress("compare both models", 1, 1)
-        save(pair.ratio, folder / "ratio.json")
+        found = list[Ratio]()
+        for place in context.places:
+            context.progress("compare both models", len(found), len(context.places))
+            found.append(compared(context, place, original, optimized))
+        context.progress("compare both models", len(found), len(found))
+        save(LatencyRatios(ratios=tuple(found)), folder / "ratios.json")
 
     key = {**context.key, "files": [sha256(original), sha256(optimized)]}
     folder = context.folder.stage("pair", key, make)
-    return read(Ratio, folder / "ratio.json")
+    return read(LatencyRatios, folder / "ratios.json").ratios
+
+
+def compared(context: Context, place: Place, original: Path, optimized: Path) -> Ratio:
+    """optimized / original latency on one target."""
+    call = deployed(context)
+    return measure_pair(
+        place.target,
+        original,
+        optimized,
+        feeds(original, call),
+        feeds(optimized, call),
+        session=place.session,
+        seconds=context.measuring.pair,
+    ).ratio
 
 
 def ratios(original: Measured, optimized: Measured, latency: Ratio) -> Ratios:
@@ -90,7 +107,7 @@ class Outcome:
 
     original: Measured
     optimized: Measured
-    ratio: Ratio = SAME
+    ratios: tuple[Ratio, ...] = ()
     analysis: Analysis = NOTHING
     plan: Plan | None = None
     recovery: Recovery | None = None
@@ -98,8 +115,10 @@ class Outcome:
 
 def make_report(context: Context, outcome: Outcome) -> Report:
     """Everything as one record."""
-    original, optimized, recipe = outcome.original, outcome.optimized, context.recipe
-    budgets = judge(recipe.budgets(), original.figures, optimized.figures)
+    optimized, recipe = outcome.optimized, context.recipe
+    original = outcome.original.seen_beside(optimized)
+    budgets = judge(recipe.budgets(), original.costs(), optimized.costs(), context.targets)
+    latency = outcome.ratios or (SAME,) * len(context.places)
     status: Status = "already-met"
     if outcome.plan is not None:
         status = status_of(context, budgets, original, optimized)
@@ -107,7 +126,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
     return Report(
         tool={"name": "mpo", "version": __version__},
         subject=context.subject.name,
-        target="local",
+        target=context.targets[0],
         method=recipe.method,
         seed=recipe.seed,
         budgets=budgets,
@@ -116,7 +135,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         max_drop=recipe.allowed_drop(),
         original=original.figures,
         optimized=optimized.figures,
-        ratio=ratios(original, optimized, outcome.ratio),
+        ratio=ratios(original, optimized, latency[0]),
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
@@ -124,9 +143,21 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
-        environment=describe_local(recipe.batch, context.threads, OPTIONS),
+        environment=context.places[0].environment,
+        others=other_targets(context, original, optimized, latency),
         seconds=dict(context.folder.seconds),
-        warnings=warnings(context, original, optimized, plan, outcome.ratio),
+        warnings=warnings(context, original, optimized, plan, latency[0]),
+    )
+
+
+def other_targets(
+    context: Context, original: Measured, optimized: Measured, latency: Sequence[Ratio]
+) -> tuple[TargetReport, ...]:
+    """Both models on every target but the first."""
+    both = zip(original.others, optimized.others, strict=True)
+    return tuple(
+        TargetReport(original=one, optimized=other, ratio=ratio, environment=place.environment)
+        for (one, other), ratio, place in zip(both, latency[1:], context.places[1:], strict=True)
     )
 
 
@@ -138,7 +169,13 @@ def empty_plan(context: Context) -> Plan:
 
 def artifacts(folder: Path) -> tuple[Artifact, ...]:
     """The files of a run that are handed on."""
-    known = ((OPTIMIZED, "onnx"), (ORIGINAL, "onnx"), ("model.safetensors", "safetensors"))
+    known = (
+        (OPTIMIZED, "onnx"),
+        (f"{OPTIMIZED}.data", "onnx-data"),
+        (ORIGINAL, "onnx"),
+        (f"{ORIGINAL}.data", "onnx-data"),
+        ("model.safetensors", "safetensors"),
+    )
     return tuple(
         Artifact(
             path=name,

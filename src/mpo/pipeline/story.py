@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import torch
 from torch import nn
 
 from mpo.errors import InfeasibleError, UsageError
+from mpo.exporters.external import write_external
 from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import judge
 from mpo.pipeline.context import Context
-from mpo.pipeline.measuring import Measured, measure_model
+from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
 from mpo.pipeline.planning import make_plan
 from mpo.pipeline.proof import (
     OPTIMIZED,
-    ORIGINAL,
     Outcome,
     empty_plan,
     make_report,
-    pair_ratio,
+    pair_ratios,
 )
 from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
+from mpo.pipeline.sessions import with_sessions
+from mpo.pipeline.table import ALL, cost_tables
 from mpo.profiles.device import physical_cores
 from mpo.records import Analysis, Report
-
-FIGURES = "figures.json"
 
 
 def tell(context: Context) -> Report:
@@ -47,21 +49,55 @@ def tell(context: Context) -> Report:
         )
     with steady_torch():
         _ = context.outputs
+        context = with_sessions(context)
         original = stage_model(context, context.original, "original", ORIGINAL)
         if already_met(context, original):
-            context.folder.place(context.folder.path / ORIGINAL, OPTIMIZED)
+            hand_out_original(context)
             return make_report(context, Outcome(original, original))
         analysis = analyze(context)
+        if not analysis.harms:
+            raise nothing_removable(analysis.blocks)
         model, plan, recovery = decide(context, analysis, original)
-        optimized = stage_model(context, model, "optimized", OPTIMIZED)
         folder = context.folder.path
-        ratio = pair_ratio(context, folder / ORIGINAL, folder / OPTIMIZED)
-    return make_report(context, Outcome(original, optimized, ratio, analysis, plan, recovery))
+        optimized = stage_model(context, model, "optimized", OPTIMIZED, folder / ORIGINAL)
+        ratios = pair_ratios(context, folder / ORIGINAL, folder / OPTIMIZED)
+    return make_report(context, Outcome(original, optimized, ratios, analysis, plan, recovery))
+
+
+def prepare(context: Context) -> None:
+    """The stages that every plan starts from: the original measured, analysis, cost tables of all
+    metrics.
+
+    Raises:
+        UsageError: a broken subject.
+        InfeasibleError: no block can go.
+    """
+    with steady_torch():
+        _ = context.outputs
+        context = with_sessions(context)
+        original = stage_model(context, context.original, "original", ORIGINAL)
+        analysis = analyze(context)
+        if not analysis.harms:
+            raise nothing_removable(analysis.blocks)
+        cost_tables(context, analysis, original, ALL)
+
+
+def hand_out_original(context: Context) -> None:
+    """The original's file under the name of the result, with weights of its own if they lie
+    beside."""
+    if not context.external_weights:
+        context.folder.place(context.folder.path / ORIGINAL, OPTIMIZED)
+        return
+    with tempfile.TemporaryDirectory(prefix="mpo-original-") as name:
+        written = write_external(onnx.load(context.folder.path / ORIGINAL), Path(name) / OPTIMIZED)
+        for file in written:
+            context.folder.place(file.path, file.path.name)
 
 
 def already_met(context: Context, original: Measured) -> bool:
     """True when there are budgets and the original holds all of them."""
-    results = judge(context.recipe.budgets(), original.figures, original.figures)
+    costs = original.costs()
+    results = judge(context.recipe.budgets(), costs, costs, context.targets)
     return bool(results) and all(result.met for result in results)
 
 
@@ -84,8 +120,6 @@ def steady_torch() -> Iterator[None]:
 
 def decide(context: Context, analysis: Analysis, original: Measured) -> Trained:
     """The pruned and trained model by the recipe's method."""
-    if not any(block.removable for block in analysis.blocks):
-        raise nothing_removable(analysis.blocks)
     if context.recipe.method == "mpruner-paper":
         return paper_run(context, analysis, original)
     try:
@@ -98,12 +132,16 @@ def decide(context: Context, analysis: Analysis, original: Measured) -> Trained:
     return recovered(context, plan, original)
 
 
-def stage_model(context: Context, model: nn.Module, name: str, file: str) -> Measured:
+def stage_model(
+    context: Context, model: nn.Module, name: str, file: str, beside: Path | None = None
+) -> Measured:
     """One model exported and measured, made once; its ONNX file stands at the run's top."""
 
     def make(folder: Path) -> None:
-        save(measure_model(context, model, folder / file, name), folder / FIGURES)
+        found = measure_model(context, model, folder / file, name, beside)
+        save(found, folder / FIGURES)
 
     folder = context.folder.stage(name, context.key, make)
-    context.folder.place(folder / file, file)
+    for made in sorted(folder.glob(f"{file}*")):  # the graph, and its weights when they lie beside
+        context.folder.place(made, made.name)
     return read(Measured, folder / FIGURES)

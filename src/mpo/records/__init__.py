@@ -6,43 +6,130 @@ holds a torch object. The report's schema is `mpo.report/1`, made from `Report` 
 """
 
 from mpo.records.base import Document, Record
+from mpo.records.bench import (
+    Bench,
+    BenchComparison,
+    BenchInput,
+    BenchMemory,
+    BenchMetric,
+    BenchPlace,
+    BenchProcess,
+    BenchProtocol,
+    BenchRuns,
+    BenchSubject,
+    BenchVerdict,
+    HistoryEntry,
+    Which,
+)
 from mpo.records.blocks import Analysis, Block, Cluster, Harm
 from mpo.records.budgets import Budget, BudgetResult, Metric
-from mpo.records.devices import Environment, SessionOptions
+from mpo.records.costs import Anchor, CostTable, Fit, How, Line, UnitCost
+from mpo.records.devices import Cpu, Device, Environment, Gpu, Jetson, SessionOptions
+from mpo.records.doctor import Advisory, Doctor, Package, Place, Trial
+from mpo.records.engines import (
+    EngineBackend,
+    EngineOptions,
+    EngineOutcome,
+    EngineResult,
+    EngineRun,
+    Exported,
+    NodeFault,
+    ShapeRange,
+)
 from mpo.records.figures import (
     Artifact,
     Latency,
     ModelFigures,
+    OnTarget,
     Parity,
     Quality,
     Ratio,
     Ratios,
     Recovery,
 )
-from mpo.records.plans import Plan, PlanCandidate
-from mpo.records.reports import Report
+from mpo.records.plans import Front, FrontPoint, Plan, PlanCandidate, PlannedBudget, Reason
+from mpo.records.profiles import (
+    Conditions,
+    DeviceProfile,
+    DeviceWarning,
+    Limits,
+    Noise,
+    Source,
+)
+from mpo.records.reports import Report, TargetReport
+from mpo.records.sessions import SessionChoice, SessionTrial
 
 __all__ = [
+    "Advisory",
     "Analysis",
+    "Anchor",
     "Artifact",
+    "Bench",
+    "BenchComparison",
+    "BenchInput",
+    "BenchMemory",
+    "BenchMetric",
+    "BenchPlace",
+    "BenchProcess",
+    "BenchProtocol",
+    "BenchRuns",
+    "BenchSubject",
+    "BenchVerdict",
     "Block",
     "Budget",
     "BudgetResult",
     "Cluster",
+    "Conditions",
+    "CostTable",
+    "Cpu",
+    "Device",
+    "DeviceProfile",
+    "DeviceWarning",
+    "Doctor",
     "Document",
+    "EngineBackend",
+    "EngineOptions",
+    "EngineOutcome",
+    "EngineResult",
+    "EngineRun",
     "Environment",
+    "Exported",
+    "Fit",
+    "Front",
+    "FrontPoint",
+    "Gpu",
     "Harm",
+    "HistoryEntry",
+    "How",
+    "Jetson",
     "Latency",
+    "Limits",
+    "Line",
     "Metric",
     "ModelFigures",
+    "NodeFault",
+    "Noise",
+    "OnTarget",
+    "Package",
     "Parity",
+    "Place",
     "Plan",
     "PlanCandidate",
+    "PlannedBudget",
     "Quality",
     "Ratio",
     "Ratios",
+    "Reason",
     "Record",
     "Recovery",
     "Report",
+    "SessionChoice",
     "SessionOptions",
+    "SessionTrial",
+    "ShapeRange",
+    "Source",
+    "TargetReport",
+    "Trial",
+    "UnitCost",
+    "Which",
 ]

@@ -24,9 +24,11 @@ class Budget(Record):
 
 
 class BudgetResult(Record):
-    """A budget beside the figure measured on the target."""
+    """A budget beside the figure measured on one target; bytes of the file, parameters and MACs
+    are the same on all, and are told of the first."""
 
     text: str
+    target: str
     metric: Metric
     limit: float
     measured: float

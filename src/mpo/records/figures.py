@@ -26,7 +26,7 @@ class Latency(Record):
 
 
 class ModelFigures(Record):
-    """One model, as measured on the target."""
+    """One model, as measured on the first target."""
 
     params: int
     macs: int
@@ -35,6 +35,15 @@ class ModelFigures(Record):
     load_memory_bytes: int
     latency_ms: Latency
     quality: Quality
+
+
+class OnTarget(Record):
+    """One model as one target runs it."""
+
+    target: str
+    peak_memory_bytes: int
+    load_memory_bytes: int
+    latency_ms: Latency
 
 
 class Ratio(Record):

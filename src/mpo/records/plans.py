@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mpo.records.base import Document, Record
+from mpo.records.budgets import Metric
 
 
 class PlanCandidate(Record):
@@ -14,14 +15,65 @@ class PlanCandidate(Record):
 
     `harm` is surrogate harm (additive plus pairwise) until `joint_kl` is measured by a forward
     pass with all of them bypassed; `costs` are the table's predictions of the pruned model per
-    metric.
+    metric, until `measured` tells that it was built and measured on the targets.
     """
 
     removed: tuple[str, ...]
     harm: float
     joint_kl: float | None = None
     costs: dict[str, float] = Field(default_factory=dict)
+    measured: bool = False
     recovered_quality: float | None = None
+
+
+class PlannedBudget(Record):
+    """A budget beside what the cost table predicts of the plan; `margin` is the share by which the
+    prediction may be off."""
+
+    text: str
+    target: str
+    metric: Metric
+    limit: float
+    predicted: float
+    margin: float
+
+
+class FrontPoint(Record):
+    """A set of blocks to remove, its surrogate harm, and the predicted cost in one metric."""
+
+    removed: tuple[str, ...]
+    harm: float
+    cost: float
+
+
+class Front(Record):
+    """What each level of one cost takes at least in surrogate harm.
+
+    `points` are exact for the surrogate, none beaten in both, in order of falling cost. `chosen`
+    is where the chosen plan lies: on the front, or above it when other budgets, or the joint harm
+    that was measured, decided; `least` is the lowest harm of any set that costs no more than it.
+    """
+
+    metric: str
+    points: tuple[FrontPoint, ...]
+    chosen: FrontPoint | None = None
+    least: float | None = None
+
+
+class Reason(Record):
+    """Why one block goes, or stays, in a plan.
+
+    `harm_difference` is the surrogate harm of the best plan that holds the budgets with this block
+    decided the other way, less the chosen plan's; None when there is no such plan. `instead` are
+    the blocks that this other plan removes in the place of a block that goes, or keeps in the place
+    of a block that stays.
+    """
+
+    block: str
+    removed: bool
+    text: str
+    harm_difference: float | None = None
+    instead: tuple[str, ...] = ()
 
 
 class Plan(Document):
@@ -34,6 +86,8 @@ class Plan(Document):
     seed: int
     removed: tuple[str, ...]
     harm: float
+    budgets: tuple[PlannedBudget, ...] = ()
     alternatives: tuple[PlanCandidate, ...] = ()
-    pareto: tuple[PlanCandidate, ...] = ()
+    fronts: tuple[Front, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = ()

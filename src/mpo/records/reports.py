@@ -6,12 +6,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from mpo.records.base import Document
+from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis
 from mpo.records.budgets import BudgetResult
 from mpo.records.devices import Environment
-from mpo.records.figures import Artifact, ModelFigures, Parity, Ratios, Recovery
+from mpo.records.figures import Artifact, ModelFigures, OnTarget, Parity, Ratio, Ratios, Recovery
 from mpo.records.plans import Plan
+
+
+class TargetReport(Record):
+    """Both models on one more target than the first."""
+
+    original: OnTarget
+    optimized: OnTarget
+    ratio: Ratio
+    environment: Environment
 
 
 class Report(Document):
@@ -38,5 +47,6 @@ class Report(Document):
     analysis: Analysis
     plan: Plan
     environment: Environment
+    others: tuple[TargetReport, ...] = ()
     seconds: dict[str, float]
     warnings: tuple[str, ...]

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from mpo.records import Report
 from mpo.render import bars, heatmap, lines, names, spread, text
+from mpo.render.front import front
 from mpo.units import format_bytes, format_count, format_ms
 
 
@@ -99,7 +100,7 @@ def _rows(report: Report) -> list[tuple[text.Row, Markup]]:
 def _budgets(report: Report) -> list[dict[str, Any]]:
     return [
         {
-            "text": names.clean(budget.text),
+            "text": text.asked(report, budget),
             "figure": text.METRICS[budget.metric],
             "limit": text.format_metric(budget.metric, budget.limit),
             "measured": text.format_metric(budget.metric, budget.measured),
@@ -161,13 +162,13 @@ def _speed(report: Report) -> str:
     )
 
 
-def _charts(report: Report) -> dict[str, Markup | None]:
-    analysis, metric = report.analysis, lines.cost_metric(report)
+def _charts(report: Report) -> dict[str, Any]:
+    analysis = report.analysis
     share = text.is_share(report)
     return {
         "latency": spread.latency(report.original.latency_ms, report.optimized.latency_ms),
         "cka": heatmap.similarity(analysis, report.removed) if analysis.names else None,
         "harm": bars.harm(analysis, report.removed) if analysis.harms else None,
-        "pareto": lines.pareto(report.plan, metric) if metric else None,
+        "fronts": [drawn for one in report.plan.fronts if (drawn := front(one))],
         "recovery": lines.recovery(report.recovery, share) if report.recovery else None,
     }

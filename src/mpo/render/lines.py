@@ -1,4 +1,4 @@
-"""Points and lines: the Pareto front of the plans, and how recovery went."""
+"""Points and lines: how recovery went."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from mpo.records import Plan, PlanCandidate, Recovery, Report
+from mpo.records import Recovery, Report
 from mpo.render.svg import Scale, chart, join, label, line, linear, tag, ticks
-from mpo.render.text import METRICS, candidates, format_metric, format_quality
+from mpo.render.text import METRICS, candidates, format_quality
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 280, 58, 16, 34, 42
 _X = (_LEFT, _WIDTH - _RIGHT)
@@ -25,41 +25,6 @@ def cost_metric(report: Report) -> str | None:
     return next(iter([*asked, *(metric for metric in METRICS if metric in shared)]), None)
 
 
-def pareto(plan: Plan, metric: str) -> Markup | None:
-    """Predicted cost against harm: the front as a line, other plans hollow, the chosen one ringed.
-
-    Harm is joint KL when every drawn plan has it, else the surrogate. None below two plans.
-    """
-    drawn = [item for item in candidates(plan) if metric in item.costs]
-    if len(drawn) < 2:
-        return None
-    joint = all(item.joint_kl is not None for item in drawn)
-    points = {id(item): (item.costs[metric], _harm(item, joint)) for item in drawn}
-    across = _fit([x for x, _ in points.values()], _X)
-    up = _fit([y for _, y in points.values()], _Y)
-    front = {frozenset(item.removed) for item in plan.pareto}
-    on_front = sorted(points[id(item)] for item in drawn if frozenset(item.removed) in front)
-    path = "M" + "L".join(f"{across[1](x):.1f} {up[1](y):.1f}" for x, y in on_front)
-    title = f"Predicted {METRICS[metric].lower()}"
-    parts = [_grid(across, up, metric, title, "Joint KL (nats)" if joint else "Predicted harm")]
-    parts += [tag("path", d=path, class_="front")] if len(on_front) > 1 else []
-    for item in drawn:
-        x, y = points[id(item)]
-        chosen = set(item.removed) == set(plan.removed)
-        listed = frozenset(item.removed) in front
-        parts.append(
-            _point(across[1](x), up[1](y), "chosen" if chosen else "on" if listed else "off")
-        )
-        if chosen:
-            parts.append(_beside(across[1](x), up[1](y), "chosen"))
-    about = f"{len(drawn)} plans, {len(on_front)} of them on the front; the chosen plan is ringed."
-    return chart("pareto", (_WIDTH, _HEIGHT), "Plans: cost against harm", about, join(parts))
-
-
-def _harm(item: PlanCandidate, joint: bool) -> float:
-    return item.joint_kl if joint and item.joint_kl is not None else item.harm
-
-
 Axis = tuple[tuple[float, float], Scale]
 
 
@@ -70,33 +35,11 @@ def _fit(values: Sequence[float], span: tuple[float, float]) -> Axis:
     return domain, linear(domain, span)
 
 
-def _grid(across: Axis, up: Axis, metric: str, x_title: str, y_title: str) -> Markup:
-    parts = []
-    for value in ticks(*up[0], 4):
-        parts.append(line(_LEFT, up[1](value), _WIDTH - _RIGHT, up[1](value), "grid"))
-        parts.append(label(_LEFT - 8, up[1](value) + 4, f"{value:.3g}", "small muted", "end"))
-    for value in ticks(*across[0], 4):
-        x, text = across[1](value), format_metric(metric, value)
-        parts.append(line(x, _Y[0], x, _Y[0] + 4, "axis"))
-        parts.append(label(x, _Y[0] + 18, text, "small muted", "middle"))
-    parts.append(line(_LEFT, _Y[0], _WIDTH - _RIGHT, _Y[0], "axis"))
-    parts.append(label(_WIDTH - _RIGHT, _Y[0] + 36, x_title, "small muted", "end"))
-    parts.append(label(8, 16, y_title, "small muted"))
-    return join(parts)
-
-
 def _point(x: float, y: float, kind: str) -> Markup:
     dot = tag("circle", cx=float(x), cy=float(y), r=4.5, class_=f"dot {kind}")
     if kind != "chosen":
         return dot
     return tag("circle", cx=float(x), cy=float(y), r=9, class_="ring") + dot
-
-
-def _beside(x: float, y: float, text: str) -> Markup:
-    right = x < _WIDTH - 90
-    return label(
-        x + 13 if right else x - 13, y - 8, text, "chosen-name", "start" if right else "end"
-    )
 
 
 def recovery(record: Recovery, share: bool) -> Markup | None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mpo.records import Report
+from mpo.records import Report, TargetReport
 from mpo.render.names import clean, compact_names
 from mpo.render.text import (
     METRICS,
+    asked,
     candidates,
     format_metric,
     format_quality,
     format_seconds,
     is_share,
     rows,
+    target_rows,
     verdict,
 )
 from mpo.units import format_bytes
@@ -46,6 +48,7 @@ def markdown(report: Report) -> str:
         f"# {mark} {outcome.word}: {code(report.subject, cell=False)}",
         escape(outcome.sentence),
         _figures(report),
+        *(_target(other) for other in report.others),
         _budgets(report),
         f"**Removed:** {code(compact_names(report.removed), cell=False)} "
         f"({len(report.removed)} of {report.blocks} blocks)",
@@ -71,12 +74,18 @@ def _figures(report: Report) -> str:
     return _table(("Figure", "Original", "Optimized", "Ratio"), body, right=1) + f"\n\n{note}"
 
 
+def _target(other: TargetReport) -> str:
+    body = [(escape(r.label), r.before, r.after, r.change) for r in target_rows(other)]
+    table = _table(("Figure", "Original", "Optimized", "Ratio"), body, right=1)
+    return f"## On {escape(other.original.target)}\n\n{table}"
+
+
 def _budgets(report: Report) -> str:
     if not report.budgets:
         return ""
     body = [
         (
-            code(budget.text),
+            code(asked(report, budget)),
             METRICS[budget.metric],
             format_metric(budget.metric, budget.limit),
             format_metric(budget.metric, budget.measured),

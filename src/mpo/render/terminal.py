@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mpo.records import Analysis, Report
 from mpo.render.names import clean, compact_names
-from mpo.render.text import budget_line, removed_line, rows, verdict
+from mpo.render.text import Row, asked, budget_line, removed_line, rows, target_rows, verdict
 from mpo.units import format_bytes, format_count
 
 _TONES = {"good": "bold green", "bad": "bold red"}
@@ -22,7 +22,11 @@ def terminal(report: Report) -> RenderableType:
     """
     outcome = verdict(report)
     head = Text.assemble((outcome.word, _TONES[outcome.tone]), ": ", outcome.sentence)
-    return Group(_title(report), head, Text(), _figures(report), Text(), _facts(report))
+    tables = [_figures(rows(report))]
+    for other in report.others:
+        tables += [Text(), Text(f"On {clean(other.original.target)}", style="bold")]
+        tables += [_figures(target_rows(other))]
+    return Group(_title(report), head, Text(), *tables, Text(), _facts(report))
 
 
 def _title(report: Report) -> Text:
@@ -30,12 +34,12 @@ def _title(report: Report) -> Text:
     return Text(" · ".join(clean(fact) for fact in facts), style="dim")
 
 
-def _figures(report: Report) -> RenderableType:
+def _figures(lines: tuple[Row, ...]) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     for title in ("Original", "Optimized", "Ratio [95 %]"):
         table.add_column(title, justify="right")
-    for row in rows(report):
+    for row in lines:
         cells = (row.label, row.before, row.after, row.change)
         table.add_row(*(Text(cell) for cell in cells))
     return Padding(table, (0, 0, 0, 2))
@@ -47,8 +51,8 @@ def _facts(report: Report) -> RenderableType:
     grid.add_column(overflow="fold")
     for budget in report.budgets:
         state = ("met", "green") if budget.met else ("NOT MET", "bold red")
-        asked = f"  {clean(budget.text)}: {budget_line(budget)}"
-        grid.add_row("Budget", Text.assemble(state, asked))
+        line = f"  {asked(report, budget)}: {budget_line(budget)}"
+        grid.add_row("Budget", Text.assemble(state, line))
     grid.add_row("Blocks", Text(removed_line(report, limit=12)))
     if report.artifacts:
         files = (f"{clean(file.path)} ({format_bytes(file.bytes)})" for file in report.artifacts)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpo.records import BudgetResult, Plan, PlanCandidate, Quality, Report
-from mpo.render.names import compact_names, shorten
+from mpo.records import BudgetResult, Plan, PlanCandidate, Quality, Ratio, Report, TargetReport
+from mpo.render.names import clean, compact_names, shorten
 from mpo.units import format_bytes, format_count, format_ms
 
 METRICS = {
@@ -106,7 +106,6 @@ def rows(report: Report) -> tuple[Row, ...]:
     old, new, ratio = report.original, report.optimized, report.ratio
     speed = ratio.latency
     p90 = new.latency_ms.p90 / old.latency_ms.p90 if old.latency_ms.p90 else speed.estimate
-    paired = f"{speed.estimate:.2f}x [{speed.ci95[0]:.2f}, {speed.ci95[1]:.2f}]"
     share = is_share(report)
     return (
         _plain("Parameters", "params", old.params, new.params, ratio.params),
@@ -119,14 +118,7 @@ def rows(report: Report) -> tuple[Row, ...]:
             new.peak_memory_bytes,
             ratio.memory,
         ),
-        Row(
-            "Latency p50",
-            format_ms(old.latency_ms.p50),
-            format_ms(new.latency_ms.p50),
-            paired,
-            speed.estimate,
-            speed.ci95,
-        ),
+        _p50(old.latency_ms.p50, new.latency_ms.p50, speed),
         _plain("Latency p90", "latency_p90_ms", old.latency_ms.p90, new.latency_ms.p90, p90),
         Row(
             shorten(old.quality.metric, 24).capitalize(),
@@ -142,6 +134,34 @@ def _plain(label: str, metric: str, before: float, after: float, ratio: float) -
     return Row(
         label, format_metric(metric, before), format_metric(metric, after), f"{ratio:.2f}x", ratio
     )
+
+
+def target_rows(other: TargetReport) -> tuple[Row, ...]:
+    """Memory and latency of both models on one more target."""
+    old, new, speed = other.original, other.optimized, other.ratio
+    memory, p90 = (
+        after / before if before else speed.estimate
+        for before, after in (
+            (old.peak_memory_bytes, new.peak_memory_bytes),
+            (old.latency_ms.p90, new.latency_ms.p90),
+        )
+    )
+    return (
+        _plain("Peak memory", "memory_bytes", old.peak_memory_bytes, new.peak_memory_bytes, memory),
+        _p50(old.latency_ms.p50, new.latency_ms.p50, speed),
+        _plain("Latency p90", "latency_p90_ms", old.latency_ms.p90, new.latency_ms.p90, p90),
+    )
+
+
+def _p50(before: float, after: float, speed: Ratio) -> Row:
+    paired = f"{speed.estimate:.2f}x [{speed.ci95[0]:.2f}, {speed.ci95[1]:.2f}]"
+    figures = (format_ms(before), format_ms(after))
+    return Row("Latency p50", *figures, paired, speed.estimate, speed.ci95)
+
+
+def asked(report: Report, budget: BudgetResult) -> str:
+    """A budget as it was given, with its target when there are several."""
+    return clean(f"{budget.text} on {budget.target}" if report.others else budget.text)
 
 
 def budget_line(budget: BudgetResult) -> str:
@@ -189,16 +209,16 @@ def verdict(report: Report) -> Verdict:
 def chosen_candidate(plan: Plan) -> PlanCandidate | None:
     """The candidate that the plan chose, when it is among those recorded."""
     wanted = set(plan.removed)
-    for candidate in (*plan.pareto, *plan.alternatives):
+    for candidate in plan.alternatives:
         if set(candidate.removed) == wanted:
             return candidate
     return None
 
 
 def candidates(plan: Plan) -> tuple[PlanCandidate, ...]:
-    """The chosen candidate, the alternatives, then the Pareto front; each set of blocks once."""
+    """The chosen candidate, then the alternatives; each set of blocks once."""
     chosen = chosen_candidate(plan) or PlanCandidate(removed=plan.removed, harm=plan.harm)
     unique: dict[frozenset[str], PlanCandidate] = {}
-    for candidate in (chosen, *plan.alternatives, *plan.pareto):
+    for candidate in (chosen, *plan.alternatives):
         unique.setdefault(frozenset(candidate.removed), candidate)
     return tuple(unique.values())

@@ -9,12 +9,20 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from mpo.records import Plan, Record, Report
+from mpo.records import Bench, CostTable, DeviceProfile, Doctor, HistoryEntry, Plan, Record, Report
 
-Name = Literal["report", "plan"]
+Name = Literal["bench", "history", "report", "plan", "device", "costs", "doctor"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_RECORDS: dict[Name, tuple[type[Record], int]] = {"report": (Report, 1), "plan": (Plan, 1)}
+_RECORDS: dict[Name, tuple[type[Record], int]] = {
+    "bench": (Bench, 1),
+    "history": (HistoryEntry, 1),
+    "report": (Report, 1),
+    "plan": (Plan, 1),
+    "device": (DeviceProfile, 1),
+    "costs": (CostTable, 1),
+    "doctor": (Doctor, 1),
+}
 
 
 def path_of(name: Name) -> Path:

@@ -1,0 +1,87 @@
+"""A plan in seconds, from the analysis and the cost tables that a run folder keeps; no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpo.errors import UsageError
+from mpo.optimizer.planner import Infeasible
+from mpo.pipeline.analysis import nothing_removable
+from mpo.pipeline.budgets import limits
+from mpo.pipeline.infeasible import infeasible
+from mpo.pipeline.measuring import FIGURES, Measured
+from mpo.pipeline.planning import start
+from mpo.pipeline.problem import Problem
+from mpo.pipeline.saved import read
+from mpo.pipeline.table import TABLES, read_tables
+from mpo.recipe import Recipe
+from mpo.records import Analysis, Plan, PlanCandidate
+from mpo.store import read_manifest
+
+ORIGINAL, ANALYSIS = "original", "analysis"
+PROPOSALS = 5
+
+
+def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
+    """The best plan for these budgets by the saved tables; nothing is built, trained or written.
+
+    Args:
+        run: a run folder whose first stages are finished.
+        recipe: the run's own, with the budgets that are asked for now.
+        explain: say for each block why it goes and not its neighbour; an exact solve for each.
+
+    Raises:
+        UsageError: no budget, or a stage that the plan needs is not there.
+        InfeasibleError: no plan is predicted to hold the budgets.
+    """
+    budgets = recipe.budgets()
+    if not budgets:
+        raise UsageError("No budget is given.", hint="Add --budget 50MB (or 12ms, 50%).")
+    analysis = read(Analysis, finished(run, ANALYSIS) / "analysis.json")
+    if not analysis.harms:
+        raise nothing_removable(analysis.blocks)
+    original = read(Measured, finished(run, ORIGINAL) / FIGURES)
+    tables = read_tables(finished(run, TABLES))
+    targets = [table.target for table in tables]
+    bounds = limits(budgets, original.costs(), targets)
+    problem = Problem(analysis, dict(zip(["", *targets[1:]], tables, strict=True)), bounds)
+    lacking = bounds.keys() - problem.fits().keys()
+    if lacking:
+        raise UsageError(
+            f"The cost table in {run} knows nothing of {', '.join(sorted(lacking))}.",
+            hint="Make a full one: mpo plan SUBJECT --budget ... -o ANOTHER_FOLDER.",
+        )
+    found = start(problem, None, PROPOSALS)
+    if isinstance(found, Infeasible):
+        raise infeasible(found, problem)
+    best = found.solutions[0]
+    return Plan(
+        method=recipe.method,
+        subject=recipe.subject,
+        seed=recipe.seed,
+        removed=best.removed,
+        harm=best.harm,
+        budgets=problem.planned(budgets, best.removed, original.costs()),
+        alternatives=tuple(
+            PlanCandidate(removed=one.removed, harm=one.harm, costs=one.costs)
+            for one in found.solutions
+        ),
+        fronts=problem.fronts(best.removed),
+        reasons=problem.reasons(best.removed, found.aims) if explain else (),
+        notes=tuple(problem.notes()),
+    )
+
+
+def finished(run: Path, stage: str) -> Path:
+    """The folder of a stage that is whole.
+
+    Raises:
+        UsageError: it is not there, or damaged.
+    """
+    folder = run / "stages" / stage
+    if read_manifest(folder) is None:
+        raise UsageError(
+            f"{run} holds no finished stage {stage!r}.",
+            hint="Make it: mpo plan SUBJECT --budget ..., or mpo optimize.",
+        )
+    return folder

@@ -1,0 +1,169 @@
+"""The costs stage: a table of what each block costs on every target of a run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+from mpo import __version__
+from mpo.optimizer.isolate import Isolated, isolate
+from mpo.pipeline.budgets import COUNTED, key_of
+from mpo.pipeline.context import Context
+from mpo.pipeline.measuring import Measured
+from mpo.pipeline.parts import Parts, Source, take_apart
+from mpo.pipeline.places import Place
+from mpo.pipeline.saved import read, save
+from mpo.profiles.calibration import refit
+from mpo.profiles.jobs import Target
+from mpo.profiles.table import measure_table
+from mpo.profiles.turns import AnchorFile, Effort
+from mpo.records import Analysis, CostTable, Metric, PlanCandidate, SessionOptions
+from mpo.records.costs import FULL
+
+TABLES = "costs"  # the stage
+ALL: tuple[Metric, ...] = get_args(Metric)
+
+
+def cost_tables(
+    context: Context, analysis: Analysis, original: Measured, metrics: Collection[Metric]
+) -> tuple[CostTable, ...]:
+    """A table for every target, kept while blocks, original, sessions and devices are the same.
+
+    Args:
+        metrics: what the tables must know. Parameters and multiply-accumulates need no measurement;
+            for any other, all are measured, so that another budget finds them.
+    """
+    source = _source(context, analysis)
+    wanted = sorted(COUNTED if set(metrics) <= COUNTED else ALL)
+    alone = isolate(source.model, source.names, source.run)
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="mpo-costs-") as scratch:
+            parts = take_apart(source, alone, Path(scratch), wanted, context.progress)
+            for number, place in enumerate(context.places):
+                table = _measured(context, place, parts, wanted, original, number)
+                save(table, folder / f"costs-{number}.json")
+
+    folder = context.folder.stage(TABLES, _key(context, source, alone, wanted, original), make)
+    return read_tables(folder)
+
+
+def read_tables(folder: Path) -> tuple[CostTable, ...]:
+    """The tables of a finished stage, the first target's first."""
+    count = len(list(folder.glob("costs-*.json")))
+    return tuple(read(CostTable, folder / f"costs-{number}.json") for number in range(count))
+
+
+def table_of(
+    source: Source,
+    target: Target,
+    session: SessionOptions,
+    metrics: Collection[Metric],
+    folder: Path,
+    *,
+    device: str = "",
+    effort: Effort | None = None,
+) -> CostTable:
+    """The table of a model outside a run: exported into `folder`, measured with `session`."""
+    alone = isolate(source.model, source.names, source.run)
+    parts = take_apart(source, alone, folder, metrics)
+    return measure_table(
+        target,
+        parts.units,
+        parts.anchors,
+        session,
+        metrics,
+        batch=source.size,
+        fingerprint=device,
+        effort=effort,
+    )
+
+
+def _source(context: Context, analysis: Analysis) -> Source:
+    free = tuple(block for block in analysis.blocks if block.removable)
+    recipe = context.recipe
+    return Source(
+        context.original,
+        free,
+        context.batch,
+        recipe.batch,
+        context.without,
+        recipe.opset,
+        context.varying,
+        context.external_weights,
+    )
+
+
+def _key(
+    context: Context,
+    source: Source,
+    alone: Mapping[str, Isolated],
+    metrics: Sequence[Metric],
+    original: Measured,
+) -> dict[str, object]:
+    """What the tables depend on; anchors follow from the original and the blocks' names."""
+    return {
+        "mpo": __version__,
+        "metrics": metrics,
+        "effort": context.recipe.effort,
+        "units": {name: alone[name].key for name in source.names},
+        "original": [original.sha256, original.costs()],
+        "batch": source.size,
+        "opset": source.opset,
+        "places": [
+            [place.name, place.session.model_dump(), place.fingerprint] for place in context.places
+        ],
+    }
+
+
+def _measured(
+    context: Context,
+    place: Place,
+    parts: Parts,
+    metrics: Sequence[Metric],
+    original: Measured,
+    number: int,
+) -> CostTable:
+    first = original.figures if number == 0 else original.others[number - 1]
+    known: dict[Metric, float] = {
+        "memory_bytes": first.peak_memory_bytes,
+        "latency_p50_ms": first.latency_ms.p50,
+        "latency_p90_ms": first.latency_ms.p90,
+    }
+    full = parts.anchors[0]
+    figures = {**full.figures, **{m: v for m, v in known.items() if m in metrics}}
+    whole = AnchorFile(FULL, (), figures, full.path, full.inputs)
+    return measure_table(
+        place.target,
+        parts.units,
+        (whole, *parts.anchors[1:]),
+        place.session,
+        metrics,
+        batch=place.batch,
+        fingerprint=place.fingerprint,
+        effort=context.measuring.table,
+        seed=context.recipe.seed,
+        progress=lambda done, total: context.progress(f"costs on {place.name}", done, total),
+    )
+
+
+def refitted(
+    tables: Mapping[str, CostTable], tried: Sequence[PlanCandidate]
+) -> dict[str, CostTable]:
+    """The tables by target with built and measured candidates as further anchors.
+
+    Args:
+        tables: by the target's label in keys of figures; "" is the first target.
+        tried: candidates whose costs were measured, under keys of figures.
+    """
+    found = {}
+    for label, table in tables.items():
+        keys = {metric: key_of(metric, label) for metric in table.fits}
+        rows = [
+            (one.removed, {m: one.costs[key] for m, key in keys.items() if key in one.costs})
+            for one in tried
+        ]
+        found[label] = refit(table, rows)
+    return found

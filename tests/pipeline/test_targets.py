@@ -1,0 +1,88 @@
+"""Runs on a device over ssh, and on two targets at once: a real server on the loopback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mpo.cli import cli
+from mpo.records import CostTable, Report
+
+if TYPE_CHECKING:
+    from tests.profiles.sshd import Server
+
+SUBJECT = Path(__file__).parents[1] / "subjects" / "tiny.py"
+QUICK = (
+    "--threads",
+    "1",
+    "--effort",
+    "quick",
+    "--epochs",
+    "1",
+    "--candidates",
+    "1",
+    "--max-drop",
+    "100%",
+)
+
+
+def optimize(folder: Path, *options: str) -> Result:
+    arguments = ["optimize", str(SUBJECT), *QUICK, *options, "-o", str(folder)]
+    return CliRunner().invoke(cli, arguments)
+
+
+def test_two_targets_hold_each_budget_with_their_own_figures_and_the_plan_is_the_local_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPO_SSH_CONFIG", str(server.config))
+    monkeypatch.setenv("MPO_REMOTE_PYTHON", sys.executable)
+    budgets = ("-b", "size=75%", "-b", "memory=1GB")
+    both = optimize(tmp_path / "two", *budgets, "--target", "local", "--target", server.name)
+    alone = optimize(tmp_path / "one", *budgets)
+    assert (both.exit_code, alone.exit_code) == (0, 0), both.output + alone.output
+
+    report = Report.model_validate_json((tmp_path / "two" / "report.json").read_text())
+    assert report.target == "local"
+    assert [other.original.target for other in report.others] == [server.name]
+    assert report.others[0].optimized.latency_ms.n > 0
+    assert [(b.metric, b.target) for b in report.budgets] == [
+        ("size_bytes", "local"),
+        ("memory_bytes", "local"),
+        ("memory_bytes", server.name),
+    ]
+    plan = json.loads((tmp_path / "one" / "plan.json").read_text())
+    assert report.removed == tuple(plan["removed"])
+    tables = [
+        CostTable.model_validate_json((tmp_path / f"two/stages/costs/costs-{n}.json").read_text())
+        for n in (0, 1)
+    ]
+    assert [table.target for table in tables] == ["local", server.name]
+    assert tables[0].fingerprint == tables[1].fingerprint  # one machine
+    assert not list(server.temporary.iterdir())
+
+
+def test_a_target_that_cannot_be_reached_ends_the_run_before_any_work(tmp_path: Path) -> None:
+    result = optimize(tmp_path / "run", "-b", "size=75%", "--target", "ssh://127.0.0.1:1")
+    assert result.exit_code in (1, 2)
+    assert "cannot be reached" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["ssh://-oProxyCommand=x", "ssh://user:pw@host", "cuda", "local:"])
+def test_a_name_that_is_no_target_is_a_usage_error(name: str, tmp_path: Path) -> None:
+    result = optimize(tmp_path / "run", "-b", "size=75%", "--target", name)
+    assert result.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_saved_profile_cannot_measure(tmp_path: Path) -> None:
+    (tmp_path / "device.json").write_text("{}")
+    target = f"profile:{tmp_path / 'device.json'}"
+    result = optimize(tmp_path / "run", "-b", "size=75%", "--target", target)
+    assert result.exit_code == 2
+    assert not (tmp_path / "run").exists()
