@@ -3,7 +3,7 @@
 Three models; of each a table is made as `mpo optimize` makes it, ten random sets of blocks are
 removed, and what is left is exported and measured: latency as a ratio to the whole model, taken in
 turn in the same processes, memory alone. A plan counts as falsely called feasible when it measures
-over its prediction raised by the table's margin: the tightest budget that the planner would accept.
+over its prediction raised by the table's margin, which the planner keeps from every limit.
 
     python benchmarks/cost_table.py [--quick] [--only NAME] [--plans 10] [--out FILE]
 """
@@ -37,16 +37,16 @@ from mpo.profiles.device import describe
 from mpo.profiles.local import LocalTarget
 from mpo.profiles.measure import measure_solo
 from mpo.profiles.modeljobs import measure_turns, model_job
+from mpo.profiles.sessions import THRESHOLD
 from mpo.profiles.table import measure_table
 from mpo.profiles.turns import Effort
 from mpo.records import CostTable, Metric, SessionOptions
 from mpo.timing import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = SessionOptions(threads=1)  # the runtime's defaults, as a latency budget is measured
-LEAN = SessionOptions(threads=1, arena=False, mmap_threshold_bytes=131072)  # as a memory budget is
-TIMED: tuple[Metric, ...] = ("latency_p50_ms", "params", "macs")
-HELD: tuple[Metric, ...] = ("memory_bytes", "size_bytes")
+# As a run without a memory budget measures (pipeline/places.py).
+SESSION = SessionOptions(threads=1, mmap_threshold_bytes=THRESHOLD)
+METRICS: tuple[Metric, ...] = ("latency_p50_ms", "memory_bytes", "size_bytes", "params", "macs")
 GROUP = 6  # models in one process beside the whole one
 
 
@@ -205,15 +205,19 @@ def row_of(
 
 
 def made(source: Source, folder: Path, effort: Effort) -> CostTable:
-    """One table: latency with the runtime's defaults, memory with the options that lower it."""
+    """The table as a run makes it."""
     alone = isolate(source.model, source.names, source.run)
-    parts = take_apart(source, alone, folder, (*TIMED, *HELD))
-    known: dict[str, Any] = {"batch": source.size, "fingerprint": "", "effort": effort}
-    timed, held = (
-        measure_table(LocalTarget(), parts.units, parts.anchors, session, metrics, **known)
-        for session, metrics in ((FAST, TIMED), (LEAN, HELD))
+    parts = take_apart(source, alone, folder, METRICS)
+    return measure_table(
+        LocalTarget(),
+        parts.units,
+        parts.anchors,
+        SESSION,
+        METRICS,
+        batch=source.size,
+        fingerprint="",
+        effort=effort,
     )
-    return timed.model_copy(update={"fits": {**timed.fits, **held.fits}})
 
 
 def run(name: str, plans: int, effort: Effort) -> dict[str, Any]:
@@ -235,9 +239,9 @@ def run(name: str, plans: int, effort: Effort) -> dict[str, Any]:
             files.append(folder / f"plan-{number}.onnx")
             trace = source.trace
             export_onnx(without(removed), trace.args, trace.kwargs, files[-1])
-        shares = measured_shares(files, case, FAST, effort)
+        shares = measured_shares(files, case, SESSION, effort)
         rows = [
-            row_of(table, removed, share, path.stat().st_size, memory(path, case, LEAN))
+            row_of(table, removed, share, path.stat().st_size, memory(path, case, SESSION))
             for removed, share, path in zip(chosen, shares, files[1:], strict=True)
         ]
     return {

@@ -28,7 +28,7 @@ LEAST: dict[Metric, float] = {
 NEAR = 0.005  # of the whole model: an empty model this near to the line belongs to it
 CANDIDATE = "candidate"
 Point = tuple[float, float]
-MEMORY_STEP = 500_000  # bytes: the heap grows and shrinks in steps, whatever the weights
+MEMORY_STEP = 350_000  # bytes: the heap grows and shrinks in steps, whatever the weights
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,10 @@ def test_budgets_are_told_with_what_is_predicted_and_how_far_off_it_may_be() -> 
         metric="latency_p90_ms",
         limit=12.0,
         predicted=11.2,
-        margin=0.04,
+        margin=0.4,
     )
     over = budget.model_copy(update={"target": "local", "predicted": 12.9, "margin": 0.0})
-    assert "12ms: Latency p90 predicted 11.2 ms (within 4 %) <= 12 ms" in printed(
+    assert "12ms: Latency p90 predicted 11.2 ms ± 400 us <= 12 ms" in printed(
         plan_of(budgets=(budget,))
     )
     text = printed(plan_of(budgets=(budget, over)))

@@ -17,7 +17,7 @@ from mpo.pipeline.budgets import Costs, limits
 from mpo.pipeline.context import Context
 from mpo.pipeline.infeasible import infeasible, missed, told
 from mpo.pipeline.measuring import Measured, quick_figures
-from mpo.pipeline.problem import LARGEST_MARGIN, Problem, excess
+from mpo.pipeline.problem import Problem, excess
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.table import cost_tables, refitted
 from mpo.records import Analysis, Plan, PlanCandidate
@@ -206,9 +206,8 @@ def nearly(problem: Problem, found: Infeasible) -> Start:
     Raises:
         InfeasibleError: it misses by more.
     """
-    fits, costs = problem.fits(), found.closest.costs
-    off = {key: min(fits[key].margin, LARGEST_MARGIN) for key in problem.bounds}
-    if any(costs[key] > bound * (1 + off[key]) for key, bound in problem.bounds.items()):
+    off, costs = problem.off(), found.closest.costs
+    if any(costs[key] > bound + off[key] for key, bound in problem.bounds.items()):
         raise infeasible(found, problem)
     return Start((found.closest,), {key: max(b, costs[key]) for key, b in problem.bounds.items()})
 

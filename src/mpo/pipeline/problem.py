@@ -30,7 +30,9 @@ MARGIN: dict[Metric, float] = {
     "latency_p90_ms": 0.05,
     "memory_bytes": 0.01,
 }
-LARGEST_MARGIN = 0.15  # a table that is further off than this is corrected by measuring instead
+LARGEST_MARGIN = (
+    0.15  # of the original: a table that is further off than this is corrected by measuring instead
+)
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,13 @@ class Problem:
 
     def safe_targets(self) -> Costs:
         """The bounds less what the tables may be off by: what a first proposal must hold."""
-        fits = self.fits()
-        return {
-            key: min(aim, self.bounds[key] / (1 + min(fits[key].margin, LARGEST_MARGIN)))
-            for key, aim in self.targets().items()
-        }
+        off = self.off()
+        return {key: min(aim, self.bounds[key] - off[key]) for key, aim in self.targets().items()}
+
+    def off(self) -> Costs:
+        """What the prediction of each bounded key may be off by, in its own unit."""
+        fits, whole = self.fits(), self.predicted(())
+        return {key: min(fits[key].margin, LARGEST_MARGIN) * whole[key] for key in self.bounds}
 
     def limits(self, targets: Mapping[str, float]) -> list[Limit]:
         """These targets as the planner takes them."""
@@ -156,7 +160,7 @@ class Problem:
     ) -> tuple[PlannedBudget, ...]:
         """Every budget beside what the tables predict."""
         targets = [table.target for table in self.tables.values()]
-        predicted, fits = self.predicted(removed), self.fits()
+        predicted, off = self.predicted(removed), self.off()
         return tuple(
             PlannedBudget(
                 text=budget.text,
@@ -164,7 +168,7 @@ class Problem:
                 metric=budget.metric,
                 limit=budget.resolve(original[key]),
                 predicted=predicted[key],
-                margin=fits[key].margin,
+                margin=off[key],
             )
             for budget, target, key in placed(budgets, targets)
         )

@@ -88,8 +88,9 @@ class Fit(Record):
         jump: what the empty model takes less than the line says, over the whole model; 0 when the
             line goes through it.
         noise: half the spread of what was measured, relative.
-        margin: max(worst, 2 noise), and at the least a share fixed by metric: a plan is safe when
-            its prediction, raised by this share, holds the budget.
+        margin: max(worst, 2 noise), and at the least a share fixed by metric. A plan is safe when
+            its prediction, raised by this share of the whole model's cost, holds the budget: what
+            a prediction is off by shrinks less than the model does.
     """
 
     line: Line
@@ -137,7 +138,10 @@ class CostTable(Document):
 
     def bounds(self, removed: Collection[str]) -> dict[Metric, float]:
         """The predictions raised by each metric's margin: what the model will hardly exceed."""
-        return {m: cost * (1 + self.fits[m].margin) for m, cost in self.predict(removed).items()}
+        whole = self.predict(())
+        return {
+            m: cost + self.fits[m].margin * whole[m] for m, cost in self.predict(removed).items()
+        }
 
     def savings(self) -> dict[str, dict[Metric, float]]:
         """Per block and metric what its removal takes off: predict(()) - the sum of savings of what

@@ -27,8 +27,8 @@ class PlanCandidate(Record):
 
 
 class PlannedBudget(Record):
-    """A budget beside what the cost table predicts of the plan; `margin` is the share by which the
-    prediction may be off."""
+    """A budget beside what the cost table predicts of the plan; `margin`, in the metric's unit, is
+    what the prediction may be off by."""
 
     text: str
     target: str

@@ -73,7 +73,7 @@ def _budgets(budgets: Sequence[PlannedBudget]) -> Iterator[Text]:
         what = f"{named(budget.metric)}{place}"
         predicted = format_metric(budget.metric, budget.predicted)
         limit = format_metric(budget.metric, budget.limit)
-        off = f" (within {100 * budget.margin:.2g} %)" if budget.margin else ""
+        off = f" ± {format_metric(budget.metric, budget.margin)}" if budget.margin else ""
         sign = "<=" if budget.predicted <= budget.limit else ">"
         yield Text(f"{clean(budget.text)}: {what} predicted {predicted}{off} {sign} {limit}")
 
