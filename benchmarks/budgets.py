@@ -1,35 +1,51 @@
 """Every kind of budget, alone and all together, and at 75, 50 and 35 % of the original, on one
 example: is it met by measured figures, and is "infeasible" true?
 
-Recovery is left out and the quality floor lifted, because this is about budgets only. A budget
-that a run calls infeasible is held against the measured model with every removable block gone,
-which no plan can undercut.
+Runs share the stages that measure the original, its analysis and the cost table, as a resumed
+run would. Recovery is left out and the quality floor lifted, because this is about budgets only. A
+budget that a run calls infeasible is held against the measured model with every removable block
+gone, which no plan can undercut.
 
-    python benchmarks/budgets.py [--subject FILE] [--out FILE]
+    python benchmarks/budgets.py [--subject FILE] [--levels] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import mpo
 from mpo.errors import InfeasibleError
 from mpo.records import CostTable, Report
+from mpo.store import MARKER
 
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = ("params=60%", "size=60%", "memory=75%", "latency=75%")
 LEVELS = tuple(
     (f"{key}={share}%",) for key in ("size", "memory", "latency") for share in (75, 50, 35)
 )
+SHARED = ("session", "original", "analysis", "costs")
 METRICS = {"size": "size_bytes", "memory": "memory_bytes", "latency": "latency_p90_ms"}
+
+
+def lend(donor: Path | None, folder: Path) -> None:
+    """Give a run the measuring stages of another one; it keeps those made from the same things."""
+    folder.mkdir()
+    if donor is None:
+        return
+    (folder / MARKER).write_text("{}")
+    for stage in SHARED:
+        if (donor / "stages" / stage).is_dir():
+            shutil.copytree(donor / "stages" / stage, folder / "stages" / stage)
 
 
 def attempt(subject: Path, budgets: tuple[str, ...], folder: Path) -> dict[str, object]:
     """One run; what each budget asked for and what was measured."""
-    options = {"epochs": 0, "candidates": 1, "max_drop": "100%", "threads": 1}
+    options: dict[str, Any] = {"epochs": 0, "candidates": 1, "max_drop": "100%", "threads": 1}
     try:
         report = mpo.optimize(subject, budgets, output=folder, **options)
     except InfeasibleError as error:
@@ -72,20 +88,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subject", type=Path, default=ROOT / "examples/digits/subject.py")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/budgets.json")
+    parser.add_argument("--levels", action="store_true", help="only the three levels")
     options = parser.parse_args()
-    rows = []
+    asked = LEVELS if options.levels else (*((one,) for one in ALONE), ALONE, *LEVELS)
+    rows, donors = [], dict[bool, Path]()
     with tempfile.TemporaryDirectory() as scratch:
-        for number, budgets in enumerate([*((one,) for one in ALONE), ALONE, *LEVELS]):
-            row = attempt(options.subject, budgets, Path(scratch) / str(number))
+        for number, budgets in enumerate(asked):
+            folder = Path(scratch) / str(number)
+            kind = any(text.startswith("memory") for text in budgets)
+            lend(donors.get(kind), folder)
+            row = attempt(options.subject, budgets, folder)
+            donors.setdefault(kind, folder)
             rows.append(row)
-            print(json.dumps({key: row[key] for key in row if key in ("budgets", "status")}))
+            command = f"python benchmarks/budgets.py --subject {options.subject.relative_to(ROOT)}"
+            command += " --levels" * options.levels
+            options.out.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n")
+            print(
+                json.dumps({key: row[key] for key in row if key in ("budgets", "status")}),
+                flush=True,
+            )
             for result in row.get("results", []):  # type: ignore[attr-defined]
                 sign = "<=" if result["met"] else ">"
                 print(f"  {result['text']}: {result['measured']:g} {sign} {result['limit']:g}")
             for one in row.get("floors", []):  # type: ignore[attr-defined]
                 print(f"  {one['text']}: floor {one['floor']:g}, limit {one['limit']:g}")
-    command = f"python benchmarks/budgets.py --subject {options.subject.relative_to(ROOT)}"
-    options.out.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -56,13 +56,23 @@ class Infeasible:
         """What would do: each budget that can be relaxed alone, or else all that the closest plan
         misses, together."""
         alone = [
-            f"{called(metric)} <= {shown(metric, limit)} would do, the rest as asked"
+            f"{called(metric)} <= {shown(metric, enough(limit))} would do, the rest as asked"
             for metric, limit in self.relaxed.items()
             if limit is not None
         ]
         costs = self.closest.costs
-        together = [f"{called(m)} <= {shown(m, costs[m])}" for m in self.relaxed if m in costs]
+        together = [
+            f"{called(m)} <= {shown(m, enough(costs[m]))}" for m in self.relaxed if m in costs
+        ]
         return tuple(alone) or (f"{listed(together)} would do together",)
+
+
+def enough(limit: float) -> float:
+    """The limit in three digits, rounded up: what is shown must do when it is asked for."""
+    if limit <= 0:
+        return limit
+    step = 10.0 ** (math.floor(math.log10(limit)) - 2)
+    return math.ceil(limit / step) * step
 
 
 def _asked(limit: Limit) -> str:

@@ -145,7 +145,7 @@ class _Search:
         missing = {x: costs[x.metric] - x.limit for x in self.limits if costs[x.metric] > x.limit}
         paid = {
             name: sum(
-                min(item.savings.get(x.metric, 0.0), rest) / (x.full - x.limit)
+                min(item.savings.get(x.metric, 0.0), rest) / max(x.full - x.limit, rest)
                 for x, rest in missing.items()
             )
             for name, item in self.free.items()

@@ -25,10 +25,11 @@ LEAST: dict[Metric, float] = {
     "memory_bytes": 0.01,
     "size_bytes": 0.001,
 }
+LEAST_SHARE = 1e-3  # a block that takes less of the whole is told apart from nothing by luck
 NEAR = 0.005  # of the whole model: an empty model this near to the line belongs to it
 CANDIDATE = "candidate"
 Point = tuple[float, float]
-MEMORY_STEP = 350_000  # bytes: the heap grows and shrinks in steps, whatever the weights
+MEMORY_STEP = 500_000  # bytes: the heap grows and shrinks in steps, whatever the weights
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def agree(values: Sequence[float]) -> Agreement:
     window = ranked[first : first + most]
     value = statistics.median(window)
     width = window[-1] - window[0]
-    return Agreement(value, width / abs(value) if value else (math.inf if width else 0.0))
+    return Agreement(value, width / max(abs(value), LEAST_SHARE))
 
 
 def spread_over(units: Mapping[str, tuple[int, Agreement]]) -> float:

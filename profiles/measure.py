@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpo.errors import UsageError
+from mpo.errors import RefusedError, UsageError
 from mpo.gate import percentile, ratio_interval
 from mpo.profiles.baseline import baseline, median_bytes
 from mpo.profiles.jobs import Target
@@ -149,7 +149,7 @@ def measure_beside(
 
 
 def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
-    times = [run["samples_ms"] for run in runs]
+    times = [_times(run) for run in runs]
     load = _above(floors[0], runs, "load_peak")
     return Solo(
         samples_ms=tuple(time for own in times for time in own),
@@ -163,6 +163,18 @@ def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
         steady=all(run["steady"] for run in runs),
         processes=len(runs),
     )
+
+
+def _times(run: dict[str, Any]) -> list[float]:
+    """A process's times, once they are some: a device is not believed unseen."""
+    times = run.get("samples_ms")
+    numbers = times if isinstance(times, list) else []
+    if not numbers or not all(type(x) in (int, float) and 0 < x < math.inf for x in numbers):
+        raise RefusedError(
+            "The device gave latencies that are none.",
+            hint="Its figures cannot be used: check what runs there.",
+        )
+    return [float(one) for one in numbers]
 
 
 def measure_pair(

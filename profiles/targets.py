@@ -43,7 +43,7 @@ class ProfileTarget:
         """
         raise UsageError(
             f"A saved profile cannot measure: nothing runs on {self.name}.",
-            hint="Plan with it (mpo plan), and measure on the device: --target ssh://user@host.",
+            hint="Measure on the device: --target ssh://user@host; `mpo profile` shows the file.",
         )
 
     def close(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,28 @@ def run_recipe(
     progress: Progress = silent,
 ) -> tuple[Report, Path]:
     """Run a recipe into its folder and return the report and the folder."""
-    found = subject or subject_of(recipe)
     path = output or Path("runs") / slug(recipe.subject)
-    with (
-        opened(recipe.target) as targets,
-        open_run(path, to_toml(recipe), overwrite=overwrite) as folder,
-    ):
-        report = tell(Context(recipe, found, folder, progress, places_of(recipe, targets)))
-        write_report(report, folder)
+    with under_way(recipe, path, subject, overwrite=overwrite, progress=progress) as context:
+        report = tell(context)
+        write_report(report, context.folder)
     return report, path
+
+
+@contextlib.contextmanager
+def under_way(
+    recipe: Recipe,
+    path: Path,
+    subject: Subject | None,
+    *,
+    overwrite: bool,
+    progress: Progress,
+) -> Iterator[Context]:
+    """A run whose targets have answered and whose folder is locked; both are let go at the end."""
+    found = subject or subject_of(recipe)
+    with opened(recipe.target) as targets:
+        places = places_of(recipe, targets)
+        with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
+            yield Context(recipe, found, folder, progress, places)
 
 
 def plan(
@@ -152,13 +166,9 @@ def plan_recipe(
     """Measure a recipe's subject into its run folder and plan; what is there already is kept."""
     if not recipe.budget:
         raise UsageError("No budget is given.", hint="Add --budget 50MB (or 12ms, 50%).")
-    found = subject or subject_of(recipe)
     path = output or Path("runs") / slug(recipe.subject)
-    with (
-        opened(recipe.target) as targets,
-        open_run(path, to_toml(recipe), overwrite=overwrite) as folder,
-    ):
-        prepare(Context(recipe, found, folder, progress, places_of(recipe, targets)))
+    with under_way(recipe, path, subject, overwrite=overwrite, progress=progress) as context:
+        prepare(context)
     return dry_run(path, recipe, explain=explain)
 
 

@@ -1,6 +1,7 @@
 """`mpo plan`: from a subject it measures once, from a run folder it answers from what is there."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mpo.cli import cli
 from mpo.errors import InfeasibleError, UsageError
 from mpo.optimizer.planner import keeps_clusters
 from mpo.records import Analysis, CostTable, Plan
+from mpo.store import sha256
 
 SUBJECT = Path(__file__).parents[1] / "subjects" / "tiny.py"
 
@@ -25,7 +27,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the first stages, as `mpo plan SUBJECT` leaves it."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     result = run_plan(
-        str(SUBJECT), "-b", "params=70%", "--threads", "1", "--effort", "quick", "-o", str(folder)
+        str(SUBJECT),
+        "-b",
+        "params=70%",
+        "-b",
+        "size=90%",
+        "--threads",
+        "1",
+        "--effort",
+        "quick",
+        "-o",
+        str(folder),
     )
     assert result.exit_code == 0, result.output
     return folder
@@ -132,3 +144,45 @@ def test_no_budget_is_a_usage_error(tmp_path: Path) -> None:
     result = run_plan(str(SUBJECT), "-o", str(tmp_path / "run"))
     assert result.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_the_original_holds_removes_nothing(run: Path) -> None:
+    plan = planned(run, "params=100%", "latency=10s")
+    assert plan.removed == ()
+    assert "already" in plan.notes[0]
+
+
+def test_a_memory_budget_needs_figures_that_were_taken_with_one(run: Path) -> None:
+    result = run_plan(str(run), "-b", "memory=90%")
+    assert result.exit_code == 2
+    assert "without a memory budget" in result.output
+
+
+def test_what_is_said_would_do_does(run: Path) -> None:
+    result = run_plan(str(run), "-b", "params=2%")
+    found = re.search(r"params <= (\S+ ?k?) would do", result.output)
+    assert found is not None
+    assert planned(run, f"params={found[1].replace(' ', '')}").removed
+
+
+def test_stages_of_two_runs_are_not_mixed(tmp_path: Path, run: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    folder = copy / "stages" / "analysis"
+    analysis = json.loads((folder / "analysis.json").read_text())
+    analysis["harms"] = analysis["harms"][1:]
+    (folder / "analysis.json").write_text(json.dumps(analysis))
+    manifest = json.loads((folder / "stage.json").read_text())
+    manifest["files"]["analysis.json"] = sha256(folder / "analysis.json")
+    (folder / "stage.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="not of one run"):
+        mpo.plan(copy, "params=70%")
+
+
+def test_a_cost_that_the_table_does_not_know_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "counted"
+    made = run_plan(str(SUBJECT), "-b", "params=70%", "--effort", "quick", "-o", str(folder))
+    assert made.exit_code == 0, made.output
+    result = run_plan(str(folder), "-b", "size=60%")
+    assert result.exit_code == 2
+    assert "knows nothing of size_bytes" in result.output

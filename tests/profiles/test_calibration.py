@@ -142,7 +142,7 @@ def test_memory_is_never_trusted_below_the_steps_in_which_a_heap_grows() -> None
     ]
     found = fit("memory_bytes", UNITS, anchors, 0.0)
     assert found is not None
-    assert found.margin == pytest.approx(0.14)
+    assert found.margin == pytest.approx(0.2)
 
 
 def test_without_the_empty_model_counts_still_add_up_and_measured_figures_save_nothing() -> None:

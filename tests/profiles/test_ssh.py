@@ -322,6 +322,15 @@ def test_packages_that_a_device_lacks_are_named_with_the_command(
     assert server.left() == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_nothing_behind(server: Server, tmp_path: Path) -> None:
     target = device(server)
     target.connect()

@@ -164,7 +164,10 @@ class Context:
         return {
             "mpo": __version__,
             "recipe": self.recipe.model_dump(mode="json", exclude=WISHES),
-            "machines": [place.environment.model_dump(mode="json") for place in self.places],
+            "machines": [
+                [place.name, place.fingerprint, place.environment.model_dump(mode="json")]
+                for place in self.places
+            ],
             "weights": fingerprint_model(self.original),
             "files": [sha256(path) for path in self.subject.sources],
             "code": fingerprint_code(self.subject.loss, self.subject.metric),

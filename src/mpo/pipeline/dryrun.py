@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mpo.errors import UsageError
@@ -15,10 +16,10 @@ from mpo.pipeline.problem import Problem
 from mpo.pipeline.saved import read
 from mpo.pipeline.table import TABLES, read_tables
 from mpo.recipe import Recipe
-from mpo.records import Analysis, Plan, PlanCandidate
+from mpo.records import Analysis, Budget, CostTable, Plan, PlanCandidate
 from mpo.store import read_manifest
 
-ORIGINAL, ANALYSIS = "original", "analysis"
+ORIGINAL, ANALYSIS, SESSION = "original", "analysis", "session"
 PROPOSALS = 5
 
 
@@ -37,13 +38,17 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
     budgets = recipe.budgets()
     if not budgets:
         raise UsageError("No budget is given.", hint="Add --budget 50MB (or 12ms, 50%).")
+    original = read(Measured, finished(run, ORIGINAL) / FIGURES)
+    targets = recipe.target
+    bounds = limits(budgets, original.costs(), targets)
+    if all(original.costs()[key] <= bound for key, bound in bounds.items()):
+        return nothing_to_do(recipe)
+    same_options(run, budgets)
     analysis = read(Analysis, finished(run, ANALYSIS) / "analysis.json")
     if not analysis.harms:
         raise nothing_removable(analysis.blocks)
-    original = read(Measured, finished(run, ORIGINAL) / FIGURES)
     tables = read_tables(finished(run, TABLES))
-    targets = [table.target for table in tables]
-    bounds = limits(budgets, original.costs(), targets)
+    of_one_piece(run, analysis, tables)
     problem = Problem(analysis, dict(zip(["", *targets[1:]], tables, strict=True)), bounds)
     lacking = bounds.keys() - problem.fits().keys()
     if lacking:
@@ -51,9 +56,9 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
             f"The cost table in {run} knows nothing of {', '.join(sorted(lacking))}.",
             hint="Make a full one: mpo plan SUBJECT --budget ... -o ANOTHER_FOLDER.",
         )
-    found = start(problem, None, PROPOSALS)
+    found = start(problem, (problem.safe_targets(), problem.bounds), PROPOSALS)
     if isinstance(found, Infeasible):
-        raise infeasible(found, problem)
+        raise infeasible(found, problem, "is predicted not to be met")
     best = found.solutions[0]
     return Plan(
         method=recipe.method,
@@ -70,6 +75,40 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
         reasons=problem.reasons(best.removed, found.aims) if explain else (),
         notes=tuple(problem.notes()),
     )
+
+
+def nothing_to_do(recipe: Recipe) -> Plan:
+    """The plan for budgets that the original holds already."""
+    told = "The original holds every budget already."
+    return Plan(
+        method=recipe.method,
+        subject=recipe.subject,
+        seed=recipe.seed,
+        removed=(),
+        harm=0.0,
+        notes=(told,),
+    )
+
+
+def same_options(run: Path, budgets: Sequence[Budget]) -> None:
+    """Refuse a memory budget against figures that were taken without one: the runtime's options
+    that lower the peak are chosen only for it."""
+    asked = any(budget.metric == "memory_bytes" for budget in budgets)
+    if asked and read_manifest(run / "stages" / SESSION) is None:
+        raise UsageError(
+            f"{run} was measured without a memory budget, with the runtime's default options.",
+            hint="mpo plan SUBJECT --budget memory=... -o ANOTHER_FOLDER",
+        )
+
+
+def of_one_piece(run: Path, analysis: Analysis, tables: Sequence[CostTable]) -> None:
+    """Refuse stages of different runs, as a killed one leaves them."""
+    blocks = {harm.name for harm in analysis.harms}
+    if any({unit.name for unit in table.units} != blocks for table in tables):
+        raise UsageError(
+            f"The analysis and the cost tables in {run} are not of one run.",
+            hint="Finish it: mpo plan SUBJECT --budget ..., or mpo optimize.",
+        )
 
 
 def finished(run: Path, stage: str) -> Path:

@@ -11,7 +11,9 @@ from mpo.pipeline.problem import Problem
 from mpo.records import PlanCandidate
 
 
-def infeasible(found: Infeasible, problem: Problem) -> InfeasibleError:
+def infeasible(
+    found: Infeasible, problem: Problem, verdict: str = "cannot be met"
+) -> InfeasibleError:
     """The error for budgets that no plan is predicted to hold: what binds, with its floor; the
     closest plan; what would help."""
     removed = found.closest.removed
@@ -21,7 +23,7 @@ def infeasible(found: Infeasible, problem: Problem) -> InfeasibleError:
     )
     total = len(problem.analysis.harms)
     return InfeasibleError(
-        f"The budget cannot be met: {found.message} What no removal can touch needs at least: "
+        f"The budget {verdict}: {found.message} What no removal can touch needs at least: "
         f"{floors} ({total} blocks may go). Closest plan: {costs}; it removes "
         f"{', '.join(removed) or 'nothing'}.",
         hint="; ".join(

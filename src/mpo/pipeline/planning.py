@@ -120,8 +120,23 @@ def corrected(
         refit = problem.with_tables(refitted(problem.tables, tried))
         return refit, {key: min(aims[key], aim) for key, aim in refit.safe_targets().items()}
     best, targets = min(now, key=problem.miss), problem.targets()
+    said = problem.predicted(best.removed)
     return problem, {
-        key: aim * min(1.0, targets[key] / best.costs[key]) for key, aim in aims.items()
+        key: aim
+        if best.costs[key] <= targets[key]
+        else min(aim, said[key]) * targets[key] / best.costs[key]
+        for key, aim in aims.items()
+    }
+
+
+def closer(problem: Problem, tried: Sequence[PlanCandidate]) -> Costs:
+    """The bounds, lowered by what the tables said too little of the plans that missed them: what
+    still may hold when the aims, which keep a margin, are out of reach."""
+    said = [(one.costs, problem.predicted(one.removed)) for one in tried]
+    return {
+        key: bound
+        * min([1.0, *(told[key] / costs[key] for costs, told in said if costs[key] > bound)])
+        for key, bound in problem.bounds.items()
     }
 
 
@@ -151,11 +166,9 @@ def propose(
     """
     known = {one.removed for one in tried}
     count = context.recipe.candidates
-    begun = start(problem, aims if tried else None, count + SPARE)
+    begun = start(problem, (aims, closer(problem, tried)), count + SPARE)
     if isinstance(begun, Infeasible):
-        if tried:
-            raise missed(problem, tried)
-        begun = nearly(problem, begun)
+        begun = nearly(problem, begun, tried)
     best = refine(
         meter,
         problem.items(),
@@ -182,16 +195,13 @@ class Start:
     clusters: tuple[tuple[str, ...], ...] = ()
 
 
-def start(problem: Problem, aims: Costs | None, count: int) -> Start | Infeasible:
-    """The best sets of removals that are predicted to hold these aims.
-
-    Without aims, the bounds less what the tables may be off by, and where no set holds those, the
-    bounds themselves. Clusters may be emptied only when no set that keeps one of each holds the
-    aims.
+def start(problem: Problem, aims: Sequence[Costs], count: int) -> Start | Infeasible:
+    """The best sets of removals that are predicted to hold the first of these aims that any set
+    holds. Clusters may be emptied only when no set that keeps one of each holds an aim.
     """
     items, pairs = problem.items(), problem.pairs
     found: tuple[Solution, ...] | Infeasible = ()
-    for wanted in (aims,) if aims else (problem.safe_targets(), problem.bounds):
+    for wanted in aims:
         for clusters in dict.fromkeys((problem.clusters, ())):
             limits_now = problem.limits(wanted)
             found = solutions(items, limits_now, pairs, clusters=clusters, count=count)
@@ -200,16 +210,22 @@ def start(problem: Problem, aims: Costs | None, count: int) -> Start | Infeasibl
     return found if isinstance(found, Infeasible) else Start((), problem.bounds)
 
 
-def nearly(problem: Problem, found: Infeasible) -> Start:
-    """The closest plan as a start, when it misses by no more than the tables may be off.
+def nearly(problem: Problem, found: Infeasible, tried: Sequence[PlanCandidate]) -> Start:
+    """The closest plan as a start; it is built unless the tables put even it out of reach: by more
+    than they may be off, and by more than the empty model was measured below their lines.
 
     Raises:
-        InfeasibleError: it misses by more.
+        InfeasibleError: it is out of reach.
     """
-    off, costs = problem.off(), found.closest.costs
-    if any(costs[key] > bound + off[key] for key, bound in problem.bounds.items()):
+    costs, full, fits = found.closest.costs, problem.predicted(()), problem.fits()
+    low = {
+        key: costs[key] - (fits[key].margin + max(fits[key].jump, 0.0)) * full[key]
+        for key in problem.bounds
+    }
+    if not tried and any(low[key] > bound for key, bound in problem.bounds.items()):
         raise infeasible(found, problem)
-    return Start((found.closest,), {key: max(b, costs[key]) for key, b in problem.bounds.items()})
+    aims = {key: max(aim, costs[key]) for key, aim in closer(problem, tried).items()}
+    return Start((found.closest,), aims)
 
 
 def evaluations(context: Context) -> int:

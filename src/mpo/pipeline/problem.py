@@ -4,6 +4,7 @@ can be off. Pure: made from saved records, so that a dry run needs no model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -176,4 +177,10 @@ class Problem:
 
 def excess(candidate: PlanCandidate, bounds: Mapping[str, float]) -> float:
     """The worst ratio of a figure to its bound: 1 or less when all hold."""
-    return max(candidate.costs[key] / bound for key, bound in bounds.items())
+    return max(_over(candidate.costs[key], bound) for key, bound in bounds.items())
+
+
+def _over(cost: float, bound: float) -> float:
+    if bound > 0:
+        return cost / bound
+    return 1.0 if cost <= bound else math.inf

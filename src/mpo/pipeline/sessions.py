@@ -11,7 +11,7 @@ from mpo.exporters.onnx import export_onnx
 from mpo.pipeline.context import Context
 from mpo.pipeline.inputs import deployed, example, feeds
 from mpo.pipeline.saved import read, save
-from mpo.profiles.sessions import choose_session
+from mpo.profiles.sessions import THRESHOLD, choose_session
 from mpo.records import Record, SessionChoice
 
 
@@ -35,7 +35,14 @@ def with_sessions(context: Context) -> Context:
     # One pair of files goes to all targets, so weights lie beside the graph for all or for none.
     beside = any(session.external_weights for session in chosen)
     places = tuple(
-        place.running(session.model_copy(update={"external_weights": beside}))
+        place.running(
+            session.model_copy(
+                update={
+                    "external_weights": beside,
+                    "mmap_threshold_bytes": session.mmap_threshold_bytes or THRESHOLD,
+                }
+            )
+        )
         for place, session in zip(context.places, chosen, strict=True)
     )
     return replace(context, places=places)

@@ -29,7 +29,7 @@ from mpo.pipeline.proof import (
 from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.pipeline.sessions import with_sessions
-from mpo.pipeline.table import ALL, cost_tables
+from mpo.pipeline.table import cost_tables
 from mpo.profiles.device import physical_cores
 from mpo.records import Analysis, Report
 
@@ -65,8 +65,8 @@ def tell(context: Context) -> Report:
 
 
 def prepare(context: Context) -> None:
-    """The stages that every plan starts from: the original measured, analysis, cost tables of all
-    metrics.
+    """The stages that a plan starts from, as `tell` makes them: the original measured, and unless
+    it holds every budget, analysis and cost tables.
 
     Raises:
         UsageError: a broken subject.
@@ -76,10 +76,13 @@ def prepare(context: Context) -> None:
         _ = context.outputs
         context = with_sessions(context)
         original = stage_model(context, context.original, "original", ORIGINAL)
+        if already_met(context, original):
+            return
         analysis = analyze(context)
         if not analysis.harms:
             raise nothing_removable(analysis.blocks)
-        cost_tables(context, analysis, original, ALL)
+        metrics = {budget.metric for budget in context.recipe.budgets()}
+        cost_tables(context, analysis, original, metrics)
 
 
 def hand_out_original(context: Context) -> None:
