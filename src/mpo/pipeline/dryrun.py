@@ -50,12 +50,7 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
     tables = read_tables(finished(run, TABLES))
     of_one_piece(run, analysis, tables)
     problem = Problem(analysis, dict(zip(["", *targets[1:]], tables, strict=True)), bounds)
-    lacking = bounds.keys() - problem.fits().keys()
-    if lacking:
-        raise UsageError(
-            f"The cost table in {run} knows nothing of {', '.join(sorted(lacking))}.",
-            hint="Make a full one: mpo plan SUBJECT --budget ... -o ANOTHER_FOLDER.",
-        )
+    knows_all(run, problem)
     found = start(problem, (problem.safe_targets(), problem.bounds), PROPOSALS)
     if isinstance(found, Infeasible):
         raise infeasible(found, problem, "is predicted not to be met")
@@ -75,6 +70,16 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
         reasons=problem.reasons(best.removed, found.aims) if explain else (),
         notes=tuple(problem.notes()),
     )
+
+
+def knows_all(run: Path, problem: Problem) -> None:
+    """Refuse a budget on something that the tables were not made for."""
+    lacking = problem.bounds.keys() - problem.fits().keys()
+    if lacking:
+        raise UsageError(
+            f"The cost table in {run} knows nothing of {', '.join(sorted(lacking))}.",
+            hint="Make another: mpo plan SUBJECT with such a budget, -o ANOTHER_FOLDER.",
+        )
 
 
 def nothing_to_do(recipe: Recipe) -> Plan:
