@@ -209,3 +209,22 @@ def test_noise_of_a_sum_counts_alike_blocks_together() -> None:
     assert spread_over({"k": (4, one)}) == pytest.approx(one.spread)
     assert spread_over({"k": (1, one), "l": (1, one)}) == pytest.approx(one.spread / 2**0.5)
     assert spread_over({}) == 0
+
+
+def test_no_memory_is_predicted_below_what_the_empty_model_takes() -> None:
+    anchors = [
+        anchor(FULL, (), None, memory_bytes=5e6),
+        anchor(MIDDLE, ("b", "d"), None, memory_bytes=3e6),
+        anchor(FEW, ("b", "c", "d"), None, memory_bytes=1.5e6),
+        anchor(EMPTY, NAMES, None, memory_bytes=1.2e6),
+    ]
+    found = table().model_copy(
+        update={
+            "anchors": tuple(anchors),
+            "fits": fit_all(("memory_bytes",), UNITS, anchors, {}),
+        }
+    )
+    line = found.fits["memory_bytes"].line
+    assert line.intercept < 1.2e6
+    assert found.predict(NAMES)["memory_bytes"] == 1.2e6
+    assert found.predict(())["memory_bytes"] > 4e6

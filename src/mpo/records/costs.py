@@ -24,6 +24,7 @@ from mpo.records.budgets import Metric
 from mpo.records.devices import SessionOptions
 
 How = Literal["measured", "like", "macs", "counted"]
+HEAP: Metric = "memory_bytes"
 FULL, EMPTY, MIDDLE, FEW = "full", "empty", "middle", "few"
 
 
@@ -130,11 +131,14 @@ class CostTable(Document):
     warnings: tuple[str, ...] = ()
 
     def predict(self, removed: Collection[str]) -> dict[Metric, float]:
-        """The cost of the model without these blocks, for every metric of the table."""
-        return {
+        """The cost of the model without these blocks, for every metric of the table; peak memory
+        never below that of the model without any removable block."""
+        costs = {
             metric: fit.line.slope * weight(metric, self.units, removed) + fit.line.intercept
             for metric, fit in self.fits.items()
         }
+        least = [a.figures[HEAP] for a in self.anchors if a.name == EMPTY and HEAP in a.figures]
+        return {m: max([cost, *least]) if m == HEAP else cost for m, cost in costs.items()}
 
     def bounds(self, removed: Collection[str]) -> dict[Metric, float]:
         """The predictions raised by each metric's margin: what the model will hardly exceed."""
@@ -145,7 +149,7 @@ class CostTable(Document):
 
     def savings(self) -> dict[str, dict[Metric, float]]:
         """Per block and metric what its removal takes off: predict(()) - the sum of savings of what
-        is removed = predict(removed)."""
+        is removed = predict(removed), but where the least of memory is reached."""
         return {
             unit.name: {m: fit.line.slope * feature(m, unit) for m, fit in self.fits.items()}
             for unit in self.units
