@@ -6,7 +6,7 @@ run would. Recovery is left out and the quality floor lifted, because this is ab
 budget that a run calls infeasible is held against the measured model with every removable block
 gone, which no plan can undercut.
 
-    python benchmarks/budgets.py [--subject FILE] [--levels] [--out FILE]
+    python benchmarks/budgets.py [--subject FILE] [--levels KEYS] [--out FILE]
 """
 
 from __future__ import annotations
@@ -88,9 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subject", type=Path, default=ROOT / "examples/digits/subject.py")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/budgets.json")
-    parser.add_argument("--levels", action="store_true", help="only the three levels")
+    parser.add_argument("--levels", help="only the three levels of these keys: size,latency")
     options = parser.parse_args()
-    asked = LEVELS if options.levels else (*((one,) for one in ALONE), ALONE, *LEVELS)
+    asked = (*((one,) for one in ALONE), ALONE, *LEVELS)
+    if options.levels:
+        keys = options.levels.split(",")
+        asked = tuple(one for one in LEVELS if one[0].split("=")[0] in keys)
     rows, donors = [], dict[bool, Path]()
     with tempfile.TemporaryDirectory() as scratch:
         for number, budgets in enumerate(asked):
@@ -101,7 +104,7 @@ def main() -> None:
             donors.setdefault(kind, folder)
             rows.append(row)
             command = f"python benchmarks/budgets.py --subject {options.subject.relative_to(ROOT)}"
-            command += " --levels" * options.levels
+            command += f" --levels {options.levels}" if options.levels else ""
             options.out.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n")
             print(
                 json.dumps({key: row[key] for key in row if key in ("budgets", "status")}),

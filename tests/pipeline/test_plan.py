@@ -186,3 +186,34 @@ def test_a_cost_that_the_table_does_not_know_is_named(tmp_path: Path) -> None:
     result = run_plan(str(folder), "-b", "size=60%")
     assert result.exit_code == 2
     assert "knows nothing of size_bytes" in result.output
+
+
+def test_a_table_of_this_machine_as_it_was_before_is_refused(tmp_path: Path, run: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    folder = copy / "stages" / "costs"
+    table = json.loads((folder / "costs-0.json").read_text())
+    table["fingerprint"] = "another"
+    (folder / "costs-0.json").write_text(json.dumps(table))
+    manifest = json.loads((folder / "stage.json").read_text())
+    manifest["files"]["costs-0.json"] = sha256(folder / "costs-0.json")
+    (folder / "stage.json").write_text(json.dumps(manifest))
+    result = run_plan(str(copy), "-b", "params=70%")
+    assert result.exit_code == 6
+    assert "Measure again" in result.output
+
+
+def test_another_wish_keeps_the_stages_that_measured_the_original(
+    tmp_path: Path, run: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run / "stages", other / "stages")
+    (other / ".mpo-run").write_text("{}")
+    wishes = ("-b", "params=60%", "-b", "size=85%")
+    options = ("--threads", "1", "--effort", "quick", "-o", str(other))
+    result = run_plan(str(SUBJECT), *wishes, *options)
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in (other / "journal.jsonl").read_text().splitlines()]
+    assert [(one["stage"], one["event"]) for one in events] == [
+        (stage, "stage kept") for stage in ("original", "analysis", "costs")
+    ]

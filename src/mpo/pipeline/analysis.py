@@ -34,7 +34,7 @@ def analyze(context: Context) -> Analysis:
         save(record, folder / "analysis.json")
         (folder / "similarity.npz").write_bytes(packed(similarity))
 
-    folder = context.folder.stage("analysis", context.key, make)
+    folder = context.folder.stage("analysis", context.base_key, make)
     context.folder.place(folder / "similarity.npz", "similarity.npz")
     return read(Analysis, folder / "analysis.json")
 

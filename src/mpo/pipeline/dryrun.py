@@ -15,6 +15,9 @@ from mpo.pipeline.planning import start
 from mpo.pipeline.problem import Problem
 from mpo.pipeline.saved import read
 from mpo.pipeline.table import TABLES, read_tables
+from mpo.profiles.device import describe, fingerprint
+from mpo.profiles.table import require_fresh
+from mpo.profiles.targets import opened
 from mpo.recipe import Recipe
 from mpo.records import Analysis, Budget, CostTable, Plan, PlanCandidate
 from mpo.store import read_manifest
@@ -33,6 +36,7 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
 
     Raises:
         UsageError: no budget, or a stage that the plan needs is not there.
+        BaselineError: this machine is no longer the one that was measured.
         InfeasibleError: no plan is predicted to hold the budgets.
     """
     budgets = recipe.budgets()
@@ -49,6 +53,7 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
         raise nothing_removable(analysis.blocks)
     tables = read_tables(finished(run, TABLES))
     of_one_piece(run, analysis, tables)
+    still_true(tables)
     problem = Problem(analysis, dict(zip(["", *targets[1:]], tables, strict=True)), bounds)
     knows_all(run, problem)
     found = start(problem, (problem.safe_targets(), problem.bounds), PROPOSALS)
@@ -70,6 +75,19 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
         reasons=problem.reasons(best.removed, found.aims) if explain else (),
         notes=tuple(problem.notes()),
     )
+
+
+def still_true(tables: Sequence[CostTable]) -> None:
+    """Refuse tables of this machine as it was before it changed. Devices over ssh are not asked:
+    their fingerprints are checked when something is built and measured there.
+
+    Raises:
+        BaselineError: another processor, runtime, power mode, ...
+    """
+    here = [table for table in tables if table.target.startswith("local")]
+    with opened([table.target for table in here]) as targets:
+        for table, target in zip(here, targets, strict=True):
+            require_fresh(table, fingerprint(describe(target)))
 
 
 def knows_all(run: Path, problem: Problem) -> None:

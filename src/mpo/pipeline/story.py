@@ -144,7 +144,8 @@ def stage_model(
         found = measure_model(context, model, folder / file, name, beside)
         save(found, folder / FIGURES)
 
-    folder = context.folder.stage(name, context.key, make)
+    key = context.base_key if beside is None else context.key  # the original owes wishes nothing
+    folder = context.folder.stage(name, key, make)
     for made in sorted(folder.glob(f"{file}*")):  # the graph, and its weights when they lie beside
         context.folder.place(made, made.name)
     return read(Measured, folder / FIGURES)
