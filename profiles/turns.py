@@ -18,7 +18,7 @@ from mpo.errors import UsageError
 from mpo.profiles.baseline import empty_model
 from mpo.profiles.calibration import Agreement, agree
 from mpo.profiles.jobs import Target
-from mpo.profiles.modeljobs import Inputs, measure_turns, model_job
+from mpo.profiles.modeljobs import Inputs, external_names, measure_turns, model_job
 from mpo.records import Metric, SessionOptions
 from mpo.records.costs import FULL
 
@@ -148,9 +148,9 @@ def _groups(
             seen.add(unit.key)
             waiting.append((unit.key, unit.path, unit.inputs))
     group: list[tuple[str, Path, Inputs]] = []
-    held = base = file_of(anchors[0])[0].stat().st_size
+    held = base = _bytes(file_of(anchors[0])[0])
     for entry in waiting:
-        size = entry[1].stat().st_size
+        size = _bytes(entry[1])
         if group and held + size > effort.group_bytes:
             yield group
             group, held = [], base
@@ -158,6 +158,12 @@ def _groups(
         held += size
     if group:
         yield group
+
+
+def _bytes(path: Path) -> int:
+    """What a model takes on disk, weights beside it included."""
+    beside = (path.parent / name for name in external_names(path))
+    return path.stat().st_size + sum(file.stat().st_size for file in beside if file.is_file())
 
 
 def file_of(anchor: AnchorFile) -> tuple[Path, Inputs]:
