@@ -113,7 +113,7 @@ def compared(
     name: str, file: Converted, source: Path, one: dict[str, np.ndarray], seconds: float
 ) -> dict[str, Any]:
     """Size and latency of one file over the float32 one, at batch 1 on one thread."""
-    pair = measure_pair(LocalTarget(), source, file.path, one, one, threads=1, seconds=seconds)
+    pair = measure_pair(LocalTarget(), source, file.path, one, one, seconds=seconds)
     return {
         "precision": file.path.stem,
         "bytes": file.bytes,

@@ -25,6 +25,7 @@ from onnx import (
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from mpo.errors import MpoError, UsageError
+from mpo.exporters.runtimefaults import RUNTIME_ERRORS, first_line
 from mpo.store import sha256, writable, write_atomic
 
 Array = NDArray[Any]
@@ -33,17 +34,6 @@ CPU = "CPUExecutionProvider"
 LARGEST_BYTES = 1_500_000_000  # one protobuf holds 2 GB at most
 STAND_IN = 1e30  # a finite number this large stands for infinity: an attention mask's float32.min
 SAFELY_MASKED = 1e4  # what a stand-in may become: exp(-1e4) is 0 in every precision
-# What the runtime raises: it has no common base class of its own.
-RUNTIME_ERRORS = (
-    states.EPFail,
-    states.Fail,
-    states.InvalidArgument,
-    states.InvalidGraph,
-    states.InvalidProtobuf,
-    states.NoSuchFile,
-    states.NotImplemented,
-    states.RuntimeException,
-)
 
 
 @dataclass(frozen=True)
@@ -285,8 +275,3 @@ def distance(want: Sequence[Array], got: Sequence[Array]) -> float:
 def floats(values: Mapping[str, Array]) -> list[Array]:
     """The floating-point ones, in order."""
     return [value for value in values.values() if np.issubdtype(value.dtype, np.floating)]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, cut to 300 characters."""
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]

@@ -8,7 +8,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from mpo.errors import UsageError
-from mpo.exporters.converted import LARGEST_BYTES, first_line, weight_bytes
+from mpo.exporters.converted import LARGEST_BYTES, weight_bytes
+from mpo.exporters.runtimefaults import first_line
 
 
 def inferred(model: ModelProto) -> ModelProto:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from mpo.errors import UsageError
-from mpo.exporters.converted import first_line
+from mpo.exporters.runtimefaults import first_line
 from mpo.store import sha256, writable, write_atomic
 
 VERSION, PLAN, LABELS, PREPROCESSING = (

@@ -20,7 +20,6 @@ from mpo.exporters.converted import (
     Feeds,
     Kept,
     distance,
-    first_line,
     floats,
     read_graph,
     require_nodes,
@@ -30,6 +29,7 @@ from mpo.exporters.converted import (
 )
 from mpo.exporters.layers import inferred, layers_of, part_biases
 from mpo.exporters.ranges import METHODS, Method, Ranges, observe
+from mpo.exporters.runtimefaults import first_line
 from mpo.exporters.simplify import quiet
 
 STATIC = ("Conv", "ConvTranspose", "Gemm", "Gather", "MatMul")

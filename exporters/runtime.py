@@ -15,19 +15,9 @@ from torch import Tensor
 
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.flatten import named_leaves, rebuild
+from mpo.exporters.runtimefaults import RUNTIME_ERRORS, first_line
 
 Array = NDArray[np.generic]
-# What the runtime raises: it has no common base class of its own.
-RUNTIME_ERRORS = (
-    states.Fail,
-    states.InvalidArgument,
-    states.InvalidGraph,
-    states.InvalidProtobuf,
-    states.NoSuchFile,
-    states.NotImplemented,
-    states.RuntimeException,
-    states.EPFail,
-)
 
 
 class OnnxModel:
@@ -51,7 +41,7 @@ class OnnxModel:
             )
         except RUNTIME_ERRORS as error:
             raise UsageError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_line(error)}",
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(error)}",
                 hint="Check that the file is a whole ONNX model of opset 22 or lower.",
             ) from error
         self.path = path
@@ -90,9 +80,11 @@ class OnnxModel:
         try:
             return list(self._session.run(None, feeds))
         except states.InvalidArgument as error:
-            raise UsageError(f"{self.path} does not take these inputs: {_line(error)}") from error
+            raise UsageError(
+                f"{self.path} does not take these inputs: {first_line(error)}"
+            ) from error
         except RUNTIME_ERRORS as error:
-            raise MpoError(f"ONNX Runtime failed on {self.path}: {_line(error)}") from error
+            raise MpoError(f"ONNX Runtime failed on {self.path}: {first_line(error)}") from error
 
     def as_model(self, example: Any = None) -> Callable[..., Any]:
         """A function that is called as the torch model is and returns torch tensors.
@@ -122,7 +114,3 @@ def run_onnx(path: Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[
 
 def _array(tensor: Tensor) -> Array:
     return np.ascontiguousarray(tensor.detach().cpu().numpy())
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]

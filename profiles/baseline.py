@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
 
 from mpo.errors import MpoError
+from mpo.profiles.graphs import empty_model
 from mpo.profiles.jobs import Target
 from mpo.profiles.modeljobs import MEMORY_CALLS, asking, model_job
 from mpo.records import SessionOptions
@@ -32,19 +32,6 @@ def baseline(target: Target, session: SessionOptions) -> tuple[float, float]:
             runs = [target.run(job) for _ in range(BASELINE_PROCESSES)]
         _baselines[key] = (median_bytes(runs, "load_peak"), median_bytes(runs, "peak"))
     return _baselines[key]
-
-
-def empty_model() -> bytes:
-    """An ONNX file that hands its input on."""
-    value = {
-        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")
-    }
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])], "empty", [value["x"]], [value["y"]]
-    )
-    opset = [helper.make_opsetid("", 20)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
-    return bytes(model.SerializeToString())
 
 
 def median_bytes(runs: list[dict[str, Any]], key: str) -> float:

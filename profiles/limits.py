@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from mpo.errors import MpoError
 from mpo.profiles.device import describe
+from mpo.profiles.graphs import empty_model, model_of, unary_model
 from mpo.profiles.jobs import Job, Target, thread_counts
 from mpo.records import Limits
 
@@ -110,7 +111,7 @@ def _job(
     timeout: float,
 ) -> Job:
     models = {precision: product_model(precision) for precision in precisions}
-    models["empty"] = unary_model("Identity", 1)
+    models["empty"] = empty_model()
     models["copy"] = unary_model("Neg", "n")
     files = {f"{name}.onnx": folder / f"{name}.onnx" for name in models}
     for name, model in models.items():
@@ -135,16 +136,4 @@ def product_model(precision: str) -> bytes:
     operator, given, made = PRODUCTS[precision]
     inputs = [helper.make_tensor_value_info(name, given, ["n", "n"]) for name in ("a", "b")]
     output = helper.make_tensor_value_info("y", made, ["n", "n"])
-    return _model(helper.make_node(operator, ["a", "b"], ["y"]), inputs, output)
-
-
-def unary_model(operator: str, size: int | str) -> bytes:
-    """An ONNX file of y = operator(x), x a float32 vector."""
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size]) for name in "xy"]
-    return _model(helper.make_node(operator, ["x"], ["y"]), infos[:1], infos[1])
-
-
-def _model(node: Any, inputs: list[Any], output: Any) -> bytes:
-    graph = helper.make_graph([node], "probe", inputs, [output])
-    opset = [helper.make_opsetid("", 17)]  # old enough for the runtimes of devices
-    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+    return model_of([helper.make_node(operator, ["a", "b"], ["y"])], inputs, [output])

@@ -19,17 +19,19 @@ from mpo.errors import RefusedError, UsageError
 from mpo.gate import percentile, ratio_interval
 from mpo.profiles.baseline import baseline, median_bytes
 from mpo.profiles.jobs import Target
-from mpo.profiles.modeljobs import MEMORY_CALLS, Inputs, asking, measure_turns, model_job
+from mpo.profiles.modeljobs import (
+    MEMORY_CALLS,
+    Inputs,
+    are_times,
+    asking,
+    measure_turns,
+    model_job,
+)
 from mpo.records import Ratio, SessionOptions
 from mpo.timing import Stopwatch
 
 Progress = Callable[[int, int], None]
 PAIRS_NEEDED = 6  # below, no exact 95 % interval exists
-OPTIONS = {
-    "latency and memory": "one kind of process, session options as recorded",
-    "latency ratio": "the same options, spinning off, both models in one process, in turn",
-    "memory": "VmHWM above the same process with an empty model",
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,6 @@ def measure_solo(
     inputs: Inputs,
     *,
     session: SessionOptions | None = None,
-    threads: int = 1,
     processes: int = 3,
     seconds: float = 1.0,
     samples: int = 50,
@@ -93,7 +94,7 @@ def measure_solo(
 
     Args:
         inputs: arrays by input name, or the path of an .npz with them.
-        session: how the model is run; without it, the runtime's defaults with `threads`.
+        session: how the model is run; without it, the runtime's defaults on one thread.
         seconds: of sampling per process after warm-up; 0 takes three calls, without warm-up.
         samples: at least this many per process, however long they take.
         timeout: of one process, in seconds.
@@ -103,7 +104,7 @@ def measure_solo(
         UsageError: inputs that are missing, or a target that cannot run the file yet.
         MpoError: a process failed, or the operating system tells no peak memory (only Linux does).
     """
-    options = session or SessionOptions(device=target.device, threads=threads)
+    options = session or SessionOptions(device=target.device)
     (solo,) = measure_beside(
         target,
         [(path, inputs)],
@@ -168,13 +169,12 @@ def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
 def _times(run: dict[str, Any]) -> list[float]:
     """A process's times, once they are some: a device is not believed unseen."""
     times = run.get("samples_ms")
-    numbers = times if isinstance(times, list) else []
-    if not numbers or not all(type(x) in (int, float) and 0 < x < math.inf for x in numbers):
+    if not are_times(times):
         raise RefusedError(
             "The device gave latencies that are none.",
             hint="Its figures cannot be used: check what runs there.",
         )
-    return [float(one) for one in numbers]
+    return list(times)
 
 
 def measure_pair(
@@ -185,7 +185,6 @@ def measure_pair(
     inputs_optimized: Inputs,
     *,
     session: SessionOptions | None = None,
-    threads: int = 1,
     processes: int = 8,
     seconds: float = 12.0,
     rounds: int = 20,
@@ -196,7 +195,8 @@ def measure_pair(
 
     Args:
         session: how both are run, but for spinning, which is off: idle threads of the one would
-            steal time from the other. Without it, the runtime's defaults with `threads`.
+            steal time from the other. Without it, the runtime's defaults on one
+            thread.
         seconds: of sampling in all, shared by the processes; when it is spent twice over, no
             further process starts once six are done.
         rounds: alternations per process at least, however long they take.
@@ -210,7 +210,7 @@ def measure_pair(
         raise UsageError(f"{processes} processes give no 95 % interval; {PAIRS_NEEDED} do.")
     watch, found = Stopwatch(), []
     with tempfile.TemporaryDirectory(prefix="mpo-measure-") as folder:
-        options = session or SessionOptions(device=target.device, threads=threads)
+        options = session or SessionOptions(device=target.device)
         options = options.model_copy(update={"spinning": False})
         models, inputs = [original, optimized], [inputs_original, inputs_optimized]
         job = model_job(models, inputs, Path(folder), options, timeout)

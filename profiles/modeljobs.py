@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -140,9 +140,18 @@ def measure_turns(
     swapped["cpu_time"] = alone(job.request["session"])
     asked = asking(job, job="turns", seconds=seconds, floor=rounds, seed=seed, **swapped)
     times = target.run(asked)["p10_ms"]
-    if len(times) != len(order) or not all(math.isfinite(one) and one > 0 for one in times):
+    if not are_times(times) or len(times) != len(order):
         raise MpoError(f"The process that {job.what} gave times that are none: {times}.")
     return [time for _, time in sorted(zip(order, times, strict=True))]
+
+
+def are_times(values: Any) -> TypeGuard[list[float]]:
+    """Whether a device's answer is a list of at least one time: finite numbers above zero."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(one) in (int, float) and 0 < one < math.inf for one in values)
+    )
 
 
 def alone(session: Mapping[str, Any]) -> bool:

@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from mpo.errors import MpoError
 from mpo.gate import ALPHA_FAIL, percentile, ratio_interval, wilcoxon_interval
 from mpo.profiles.device import observe
+from mpo.profiles.graphs import model_of
 from mpo.profiles.jobs import Target
 from mpo.profiles.measure import measure_pair
-from mpo.profiles.modeljobs import asking, model_job
+from mpo.profiles.modeljobs import are_times, asking, model_job
 from mpo.records import Noise, SessionOptions
 
 Progress = Callable[[int, int], None]
@@ -86,7 +87,7 @@ def measure_noise(
             _tell(progress, done + 1, total)
         pair = measure_pair(
             target, model, model, inputs, inputs,
-            threads=threads, processes=processes, seconds=seconds, timeout=timeout,
+            session=options, processes=processes, seconds=seconds, timeout=timeout,
             progress=lambda done, _: _tell(progress, solo // 2 + done, total),
         )  # fmt: skip
         for done in range(solo // 2, solo):
@@ -99,14 +100,9 @@ def measure_noise(
 
 def _alone(answer: dict[str, Any]) -> Alone:
     """What a process says of the model alone."""
-    try:
-        times = [float(time) for time in answer["samples_ms"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise MpoError(f"The device gave times that are none: {error!r:.80}.") from error
-    if not times or not all(math.isfinite(time) and time > 0 for time in times):
-        raise MpoError(
-            f"The device gave {len(times)} times that are none: {min(times, default=0)}."
-        )
+    times = answer.get("samples_ms")
+    if not are_times(times):
+        raise MpoError(f"The device gave times that are none: {times!s:.80}.")
     low, middle, high = (percentile(times, share) for share in (0.1, 0.5, 0.9))
     return Alone(low, middle, high, answer.get("steady") is True)
 
@@ -209,12 +205,8 @@ def small_model(folder: Path) -> Path:
         nodes.append(helper.make_node("Relu", [f"m{layer}"], [name]))
     shape = [ROWS, WIDTH]
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
-    graph = helper.make_graph(nodes, "noise", infos[:1], infos[1:], [weights])
-    opset = [helper.make_opsetid("", 17)]
     path = folder / "noise.onnx"
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
-    )
+    path.write_bytes(model_of(nodes, infos[:1], infos[1:], [weights]))
     return path
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from mpo.errors import UsageError
-from mpo.profiles.baseline import empty_model
 from mpo.profiles.calibration import Agreement, agree
+from mpo.profiles.graphs import empty_model
 from mpo.profiles.jobs import Target
 from mpo.profiles.modeljobs import Inputs, external_names, measure_turns, model_job
 from mpo.records import Metric, SessionOptions

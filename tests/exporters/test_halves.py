@@ -12,7 +12,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mpo.errors import UsageError
 from mpo.exporters.converted import (
-    RUNTIME_ERRORS,
     Array,
     Feeds,
     difference,
@@ -23,6 +22,7 @@ from mpo.exporters.converted import (
 )
 from mpo.exporters.halves import KINDS, to_bf16, to_half
 from mpo.exporters.halving import halve, kinds_of
+from mpo.exporters.runtimefaults import RUNTIME_ERRORS
 from tests.exporters import pocket
 
 

@@ -221,7 +221,7 @@ def test_times_that_are_no_numbers_are_refused(fake: Fake, tmp_path: Path, time_
     target = fake(run=f"""output('{{"p10_ms": [1.0, {time_}], "samples_ms": [{time_}]}}')""")
     for measure in (
         lambda: measure_pair(target, model, model, rows, rows),
-        lambda: measure_solo(target, model, rows, threads=1),
+        lambda: measure_solo(target, model, rows),
     ):
         with pytest.raises(RefusedError, match="where a number must stand") as caught:
             measure()

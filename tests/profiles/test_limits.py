@@ -14,8 +14,9 @@ import pytest
 
 from mpo.errors import MpoError, UsageError
 from mpo.profiles import limits
+from mpo.profiles.graphs import unary_model
 from mpo.profiles.jobs import Job
-from mpo.profiles.limits import measure_limits, product_model, unary_model
+from mpo.profiles.limits import measure_limits, product_model
 from mpo.profiles.local import LocalTarget
 
 GOOD = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper
 
-from mpo.errors import MpoError, UsageError
+from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.profiles.jobs import Job, thread_counts
 from mpo.profiles.local import LocalTarget
 from mpo.profiles.measure import measure_pair, measure_solo
@@ -86,7 +86,6 @@ def test_solo_figures_hang_together(tmp_path: Path) -> None:
         LOCAL,
         chain(tmp_path / "m.onnx", 8),
         ROWS,
-        threads=1,
         processes=2,
         seconds=0.1,
         progress=lambda now, total: done.append((now, total)),
@@ -114,26 +113,21 @@ def test_half_the_work_takes_about_half_the_time_and_the_same_work_the_same(tmp_
 def test_inputs_may_come_as_a_file_and_may_have_any_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=ROWS["x"])
     path = chain(tmp_path / "m.onnx", 2)
-    solo = measure_solo(
-        LOCAL, path, tmp_path / "in.npz", threads=1, processes=1, seconds=0.01, samples=5
-    )
+    solo = measure_solo(LOCAL, path, tmp_path / "in.npz", processes=1, seconds=0.01, samples=5)
     assert len(solo.samples_ms) >= 5
     node = helper.make_node("Tanh", ["file"], ["y"])
     named = save(tmp_path / "f.onnx", [node], {"file": TensorProto.FLOAT}, [])
-    assert (
-        measure_solo(LOCAL, named, {"file": ROWS["x"]}, threads=1, processes=1, seconds=0).p50_ms
-        > 0
-    )
+    assert measure_solo(LOCAL, named, {"file": ROWS["x"]}, processes=1, seconds=0).p50_ms > 0
 
 
 def test_what_is_missing_or_senseless_is_a_usage_error(tmp_path: Path) -> None:
     path = chain(tmp_path / "m.onnx", 1)
     with pytest.raises(UsageError, match="no ONNX file"):
-        measure_solo(LOCAL, tmp_path / "no.onnx", ROWS, threads=1)
+        measure_solo(LOCAL, tmp_path / "no.onnx", ROWS)
     with pytest.raises(UsageError, match="no input file"):
-        measure_solo(LOCAL, path, tmp_path / "no.npz", threads=1)
+        measure_solo(LOCAL, path, tmp_path / "no.npz")
     with pytest.raises(UsageError, match="0 threads"):
-        measure_solo(LOCAL, path, ROWS, threads=0)
+        measure_solo(LOCAL, path, ROWS, session=SessionOptions(threads=0))
     with pytest.raises(UsageError, match="5 processes"):
         measure_pair(LOCAL, path, path, ROWS, ROWS, processes=5)
 
@@ -142,13 +136,13 @@ def test_a_file_that_is_no_model_ends_with_the_runtimes_own_words(tmp_path: Path
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
     with pytest.raises(MpoError, match=r"broken\.onnx ended with code 1.*INVALID_PROTOBUF"):
-        measure_solo(LOCAL, path, ROWS, threads=1, processes=1)
+        measure_solo(LOCAL, path, ROWS, processes=1)
 
 
 def test_a_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     path = chain(tmp_path / "slow.onnx", 2)
     with pytest.raises(MpoError, match=r"slow\.onnx did not end within 1 s"):
-        measure_solo(LOCAL, path, ROWS, threads=1, processes=1, seconds=60, timeout=1)
+        measure_solo(LOCAL, path, ROWS, processes=1, seconds=60, timeout=1)
 
 
 def test_a_child_that_crashes_is_named_with_its_signal(tmp_path: Path) -> None:
@@ -186,7 +180,17 @@ def test_where_the_system_tells_no_peak_memory_that_is_said(tmp_path: Path) -> N
     answer = {"samples_ms": [1.0], "load_ms": 1, "first_ms": 1, "steady": True}
     answer |= {"load_peak": None, "peak": None}
     with pytest.raises(MpoError, match="Peak memory is unavailable"):
-        measure_solo(Scripted(lambda job: answer), chain(tmp_path / "m.onnx", 1), ROWS, threads=1)
+        measure_solo(Scripted(lambda job: answer), chain(tmp_path / "m.onnx", 1), ROWS)
+
+
+def test_solo_times_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = chain(tmp_path / "m.onnx", 1)
+    for times in (None, [], ["1"], [0.0], [1.0, -3.0], [True]):
+        answer = {"samples_ms": times, "load_ms": 1, "first_ms": 1, "steady": True}
+        answer |= {"load_peak": 5, "peak": 7}
+        target = Scripted(lambda job, answer=answer: answer)  # type: ignore[misc]
+        with pytest.raises(RefusedError, match="latencies that are none"):
+            measure_solo(target, path, ROWS)
 
 
 def test_times_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -102,9 +102,7 @@ def kill_sessions(server: Server) -> None:
 def test_a_model_is_measured_alone_over_ssh_as_it_is_here(
     target: SshTarget, tmp_path: Path
 ) -> None:
-    solo = measure_solo(
-        target, chain(tmp_path / "m.onnx", 8), ROWS, threads=1, processes=1, seconds=0.1
-    )
+    solo = measure_solo(target, chain(tmp_path / "m.onnx", 8), ROWS, processes=1, seconds=0.1)
     assert len(solo.samples_ms) >= 50
     assert 0 < min(solo.samples_ms) <= solo.p50_ms <= solo.p90_ms
     assert 0 <= solo.load_memory_bytes <= solo.peak_memory_bytes < 100 * 2**20

@@ -33,18 +33,21 @@ def measured_keys(keys: Sequence[str] | Mapping[str, float]) -> list[str]:
 
 def by_key(figures: ModelFigures, others: Sequence[OnTarget] = ()) -> Costs:
     """Every figure of a model by its key."""
-    values: Costs = {
+    counted: Costs = {
         "params": figures.params,
         "macs": figures.macs,
         "size_bytes": figures.size_bytes,
-        "memory_bytes": figures.peak_memory_bytes,
-        "latency_p50_ms": figures.latency_ms.p50,
-        "latency_p90_ms": figures.latency_ms.p90,
     }
-    for one in others:
-        values[key_of("memory_bytes", one.target)] = one.peak_memory_bytes
-        values[key_of("latency_p50_ms", one.target)] = one.latency_ms.p50
-        values[key_of("latency_p90_ms", one.target)] = one.latency_ms.p90
+    return counted | by_target(figures, others)
+
+
+def by_target(first: ModelFigures | OnTarget, others: Sequence[OnTarget] = ()) -> Costs:
+    """The figures that differ from target to target, by their keys."""
+    values: Costs = {}
+    for label, one in [("", first), *((other.target, other) for other in others)]:
+        values[key_of("memory_bytes", label)] = one.peak_memory_bytes
+        values[key_of("latency_p50_ms", label)] = one.latency_ms.p50
+        values[key_of("latency_p90_ms", label)] = one.latency_ms.p90
     return values
 
 
@@ -88,3 +91,11 @@ def judge(
             )
         )
     return tuple(results)
+
+
+def all_hold(
+    budgets: Sequence[Budget], original: Mapping[str, float], targets: Sequence[str]
+) -> bool:
+    """True when there are budgets and the original holds all of them."""
+    results = judge(budgets, original, original, targets)
+    return bool(results) and all(result.met for result in results)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mpo.errors import UsageError
 from mpo.optimizer.planner import Infeasible
 from mpo.pipeline.analysis import nothing_removable
-from mpo.pipeline.budgets import limits
+from mpo.pipeline.budgets import all_hold, limits
 from mpo.pipeline.infeasible import infeasible
 from mpo.pipeline.measuring import FIGURES, Measured
 from mpo.pipeline.planning import start
@@ -44,8 +44,7 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
         raise UsageError("No budget is given.", hint="Add --budget 50MB (or 12ms, 50%).")
     original = read(Measured, finished(run, ORIGINAL) / FIGURES)
     targets = recipe.target
-    bounds = limits(budgets, original.costs(), targets)
-    if all(original.costs()[key] <= bound for key, bound in bounds.items()):
+    if all_hold(budgets, original.costs(), targets):
         return nothing_to_do(recipe)
     same_options(run, budgets)
     analysis = read(Analysis, finished(run, ANALYSIS) / "analysis.json")
@@ -54,6 +53,7 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
     tables = read_tables(finished(run, TABLES))
     of_one_piece(run, analysis, tables)
     still_true(tables)
+    bounds = limits(budgets, original.costs(), targets)
     problem = Problem(analysis, dict(zip(["", *targets[1:]], tables, strict=True)), bounds)
     knows_all(run, problem)
     found = start(problem, (problem.safe_targets(), problem.bounds), PROPOSALS)

@@ -15,7 +15,7 @@ from mpo.exporters.parity import check_parity
 from mpo.optimizer.batches import primary
 from mpo.optimizer.costs import count_macs, count_params
 from mpo.optimizer.quality import evaluate, predictor
-from mpo.pipeline.budgets import Costs, by_key, key_of, measured_keys, metric_of
+from mpo.pipeline.budgets import Costs, by_key, by_target, measured_keys, metric_of
 from mpo.pipeline.context import Context
 from mpo.pipeline.inputs import deployed, example, feeds, parity_calls
 from mpo.profiles.measure import Solo, measure_beside
@@ -208,22 +208,14 @@ def quick_figures(
         timed = any(metric_of(key).startswith("latency") for key in wanted)
         then = context.folder.path / ORIGINAL if timed else None
         file = deploy(context, model, path, then, timed=timed)
-        found |= costs_of(context, file.export.bytes, file.solos)
-        now, before = costs_of(context, 0, file.originals), original.costs()
-        for key in relative_latency(context, wanted):
-            found[key] *= before[key] / now[key]
+        first, *others = on_targets(context, file.solos)
+        found |= {"size_bytes": file.export.bytes, **by_target(first, others)}
+        if timed:
+            first, *others = on_targets(context, file.originals)
+            now, before = by_target(first, others), original.costs()
+            for key in relative_latency(context, wanted):
+                found[key] *= before[key] / now[key]
     return {key: found[key] for key in wanted}
-
-
-def costs_of(context: Context, size: int, solos: Sequence[Solo]) -> Costs:
-    """Solo figures on every target, by their keys."""
-    found: Costs = {"size_bytes": size}
-    for place, solo in zip(context.places, solos, strict=False):
-        label = "" if place is context.places[0] else place.name
-        found[key_of("memory_bytes", label)] = solo.peak_memory_bytes
-        found[key_of("latency_p50_ms", label)] = solo.p50_ms
-        found[key_of("latency_p90_ms", label)] = solo.p90_ms
-    return found
 
 
 def relative_latency(context: Context, keys: Collection[str]) -> list[str]:

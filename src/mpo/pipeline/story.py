@@ -14,7 +14,7 @@ from torch import nn
 from mpo.errors import InfeasibleError, UsageError
 from mpo.exporters.external import write_external
 from mpo.pipeline.analysis import analyze, nothing_removable
-from mpo.pipeline.budgets import judge
+from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
@@ -99,9 +99,7 @@ def hand_out_original(context: Context) -> None:
 
 def already_met(context: Context, original: Measured) -> bool:
     """True when there are budgets and the original holds all of them."""
-    costs = original.costs()
-    results = judge(context.recipe.budgets(), costs, costs, context.targets)
-    return bool(results) and all(result.met for result in results)
+    return all_hold(context.recipe.budgets(), original.costs(), context.targets)
 
 
 @contextlib.contextmanager

@@ -16,10 +16,9 @@ from mpo.pipeline.parts import Parts, Source, take_apart
 from mpo.pipeline.places import Place
 from mpo.pipeline.saved import read, save
 from mpo.profiles.calibration import refit
-from mpo.profiles.jobs import Target
 from mpo.profiles.table import measure_table
-from mpo.profiles.turns import AnchorFile, Effort
-from mpo.records import Analysis, CostTable, Metric, PlanCandidate, SessionOptions
+from mpo.profiles.turns import AnchorFile
+from mpo.records import Analysis, CostTable, Metric, PlanCandidate
 from mpo.records.costs import FULL
 
 TABLES = "costs"  # the stage
@@ -54,31 +53,6 @@ def read_tables(folder: Path) -> tuple[CostTable, ...]:
     """The tables of a finished stage, the first target's first."""
     count = len(list(folder.glob("costs-*.json")))
     return tuple(read(CostTable, folder / f"costs-{number}.json") for number in range(count))
-
-
-def table_of(
-    source: Source,
-    target: Target,
-    session: SessionOptions,
-    metrics: Collection[Metric],
-    folder: Path,
-    *,
-    device: str = "",
-    effort: Effort | None = None,
-) -> CostTable:
-    """The table of a model outside a run: exported into `folder`, measured with `session`."""
-    alone = isolate(source.model, source.names, source.run)
-    parts = take_apart(source, alone, folder, metrics)
-    return measure_table(
-        target,
-        parts.units,
-        parts.anchors,
-        session,
-        metrics,
-        batch=source.size,
-        fingerprint=device,
-        effort=effort,
-    )
 
 
 def _source(context: Context, analysis: Analysis) -> Source:
