@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.profiles.sshd import Server
+from tests.profiles import sshd
 
 # Before torch is imported by any test: two noisy cores are several times faster this way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,29 +41,16 @@ def modules() -> tuple[Path, ...]:
     return tuple(_modules())
 
 
-def _sshd() -> ModuleType:
-    """profiles/sshd.py, which no import reaches: the tests are no package."""
-    spec = importlib.util.spec_from_file_location(
-        "mpo_test_sshd", Path(__file__).parent / "profiles" / "sshd.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[sshd.Server]:
     """A real sshd on the loopback, stopped at the end; where none can run, the test is skipped
     with the reason."""
-    sshd = _sshd()
     if reason := sshd.missing():
         pytest.skip(f"no ssh server for the test: {reason}")
     if not sys.platform.startswith("linux"):
         pytest.skip("the test looks at processes through Linux's /proc")
     folder = tmp_path / "sshd"
     folder.mkdir()
-    running: Server = sshd.Server(folder)
+    running = sshd.Server(folder)
     yield running
     running.stop()

@@ -3,10 +3,7 @@ in parity with torch at two batch sizes."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -16,20 +13,7 @@ from mpo.exporters.parity import check_parity
 from mpo.optimizer.batches import primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.surgery import remove_blocks
-
-
-def _load_zoo() -> Any:
-    path = Path(__file__).parents[1] / "optimizer" / "zoo.py"
-    spec = importlib.util.spec_from_file_location("mpo_test_zoo", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-ZOO: dict[str, Any] = _load_zoo().ZOO
+from tests.optimizer.zoo import ZOO
 
 
 @pytest.mark.parametrize("name", [name for name, kind in ZOO.items() if kind.removable])

@@ -3,10 +3,7 @@ and what is left runs, trains, and comes back from disk the same."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,20 +14,8 @@ from mpo.optimizer.batches import Batch, forward, primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.costs import count_macs, count_params
 from mpo.optimizer.surgery import remove_blocks
+from tests.optimizer.zoo import ZOO
 
-
-def _load_zoo() -> Any:
-    path = Path(__file__).with_name("zoo.py")
-    spec = importlib.util.spec_from_file_location("mpo_test_zoo", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-ZOO: dict[str, Any] = _load_zoo().ZOO
 WITH_BLOCKS = [name for name, kind in ZOO.items() if kind.removable]
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,20 +13,8 @@ from mpo.errors import UsageError
 from mpo.optimizer.batches import Batch, leaves, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.isolate import isolate
+from tests.optimizer.zoo import ZOO
 
-
-def _load_zoo() -> Any:
-    path = Path(__file__).with_name("zoo.py")
-    spec = importlib.util.spec_from_file_location("mpo_test_zoo", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-ZOO: dict[str, Any] = _load_zoo().ZOO
 KINDS = {"resnet": 2, "bert": 1, "vit": 1, "qwen2": 2, "bart": 2, "tcn": 4, "mobilenet": 3}
 
 
