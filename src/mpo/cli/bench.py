@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -158,7 +159,8 @@ def _tell_failure(error: MpoError, options: dict[str, Any]) -> None:
     from mpo.render.ci import error_annotation
     from mpo.render.junit import junit_error
 
-    _save(options["junit"], lambda: junit_error(error.message, error.hint))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    _save(options["junit"], lambda: junit_error(error.message, error.hint, now))
     if _on_github():
         click.echo(error_annotation(error), err=True)
 
