@@ -1,4 +1,4 @@
-"""The verbs as Python functions: optimize, analyze, load, read_report."""
+"""The verbs around a run folder as Python functions: optimize, plan, analyze, load, read_report."""
 
 from __future__ import annotations
 
