@@ -122,13 +122,11 @@ class _Rules:
 
     def _function(self, function: Frame) -> None:
         domain = function.texts.get(10, "")
-        name = (
-            "" if domain == "ai.onnx" else domain,
-            *(function.texts.get(n, "") for n in (1, 13)),
-        )
-        if name in self.functions:
-            raise Malformed(f"it defines the function {name[1]!r} twice")
-        self.functions[name] = function.calls
+        name, overload = function.texts.get(1, ""), function.texts.get(13, "")
+        key = ("" if domain == "ai.onnx" else domain, name, overload)
+        if key in self.functions:
+            raise Malformed(f"it defines the function {name!r} twice")
+        self.functions[key] = function.calls
 
     def _model(self, model: Frame) -> None:
         if not model.numbers.get(1) or 7 not in model.counts:
