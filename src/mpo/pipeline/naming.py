@@ -9,11 +9,12 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from mpo.errors import BaselineError, UsageError
+from mpo.exporters.preflight import preflight
 from mpo.gate import ALPHA_FAIL, wilcoxon_critical
 from mpo.pipeline.baselines import model_file, read_bench
 from mpo.pipeline.benchinputs import Feeds, fitting, make_feeds
 from mpo.pipeline.comparing import sharing
-from mpo.pipeline.formats import File, describe, read_file, runner_of
+from mpo.pipeline.formats import RUNNERS, File, describe, read_file, runner_of
 from mpo.pipeline.phases import Effort
 from mpo.profiles.modeljobs import ONNX
 from mpo.records import Bench, BenchSubject
@@ -97,9 +98,10 @@ def read_named(asked: Asked) -> Named:
     """Read what is named, before anything is measured.
 
     Raises:
-        UsageError: nothing there, rules that need what is not given, inputs that do not fit.
+        UsageError: nothing there, no ONNX model, rules that need what is not given, inputs that do
+            not fit.
         BaselineError: a baseline of another interface.
-        MpoError: a model that is broken.
+        RefusedError: a model that reaches for what it must not have.
     """
     needing = [rule for rule in asked.rules if rule.needs_baseline]
     if needing and asked.baseline is None:
@@ -109,9 +111,9 @@ def read_named(asked: Asked) -> Named:
         )
     if not asked.data and any(rule.source == "quality" for rule in asked.rules):
         raise UsageError("A rule on accuracy needs data.", hint="Name a subject file with --data.")
-    path = model_file(asked.model)
-    runner = runner_of(path, asked.runner)
+    runner = runner_of(model_file(asked.model), asked.runner)
     _require_onnx_for_data(asked, runner)
+    path = _looked_at(asked.model)
     file = read_file(path, runner, asked.trusted)
     feeds, source = _feeds(asked, file)
     candidate = describe("candidate", asked.model, file, feeds)
@@ -122,10 +124,19 @@ def read_named(asked: Asked) -> Named:
         old = stored.subject("candidate")
         other = old.model_copy(update={"id": "baseline"}) if old else None
         return Named(runner, candidate, feeds, path, other, {}, None, stored, source)
-    other_file = read_file(model_file(asked.baseline), runner, asked.trusted)
+    other_file = read_file(_looked_at(asked.baseline), runner, asked.trusted)
     other_feeds = _same_feeds(other_file, feeds, candidate)
     other = describe("baseline", asked.baseline, other_file, other_feeds)
     return Named(runner, candidate, feeds, path, other, other_feeds, other_file.path, None, source)
+
+
+def _looked_at(named: Path) -> Path:
+    """The file that a path names; an ONNX file once the pre-flight has found it sound. The file of
+    a run folder was loaded when it was made; other formats are opened in children only."""
+    path = model_file(named)
+    if path.suffix not in RUNNERS:
+        preflight(path, load=not named.is_dir())
+    return path
 
 
 def _require_onnx_for_data(asked: Asked, runner: str) -> None:

@@ -9,13 +9,24 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from mpo.records import Bench, CostTable, DeviceProfile, Doctor, HistoryEntry, Plan, Record, Report
+from mpo.records import (
+    Bench,
+    Bundle,
+    CostTable,
+    DeviceProfile,
+    Doctor,
+    HistoryEntry,
+    Plan,
+    Record,
+    Report,
+)
 
-Name = Literal["bench", "history", "report", "plan", "device", "costs", "doctor"]
+Name = Literal["bench", "bundle", "history", "report", "plan", "device", "costs", "doctor"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _RECORDS: dict[Name, tuple[type[Record], int]] = {
     "bench": (Bench, 1),
+    "bundle": (Bundle, 1),
     "history": (HistoryEntry, 1),
     "report": (Report, 1),
     "plan": (Plan, 1),
