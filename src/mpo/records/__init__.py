@@ -23,6 +23,7 @@ from mpo.records.bench import (
 )
 from mpo.records.blocks import Analysis, Block, Cluster, Harm
 from mpo.records.budgets import Budget, BudgetResult, Metric
+from mpo.records.conversions import Conversion, KeptNode, Precision, Runtime
 from mpo.records.costs import Anchor, CostTable, Fit, How, Line, UnitCost
 from mpo.records.devices import Cpu, Device, Environment, Gpu, Jetson, SessionOptions
 from mpo.records.doctor import Advisory, Doctor, Package, Place, Trial
@@ -80,6 +81,7 @@ __all__ = [
     "BudgetResult",
     "Cluster",
     "Conditions",
+    "Conversion",
     "CostTable",
     "Cpu",
     "Device",
@@ -102,6 +104,7 @@ __all__ = [
     "HistoryEntry",
     "How",
     "Jetson",
+    "KeptNode",
     "Latency",
     "Limits",
     "Line",
@@ -116,6 +119,7 @@ __all__ = [
     "Plan",
     "PlanCandidate",
     "PlannedBudget",
+    "Precision",
     "Quality",
     "Ratio",
     "Ratios",
@@ -123,6 +127,7 @@ __all__ = [
     "Record",
     "Recovery",
     "Report",
+    "Runtime",
     "SessionChoice",
     "SessionOptions",
     "SessionTrial",
