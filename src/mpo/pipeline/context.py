@@ -33,7 +33,13 @@ from mpo.store import RunFolder, sha256
 
 PROOF_SIZES = (2, 3)
 SEEN = 32  # batches a split that tell which axes vary
-WISHES = {"budget", "max_drop", "epochs", "candidates"}  # measuring and analysis do not see them
+WISHES = {
+    "budget",
+    "max_drop",
+    "epochs",
+    "candidates",
+    "precision",
+}  # measuring and analysis do not see them
 Progress = Callable[[str, int, int], None]
 
 
