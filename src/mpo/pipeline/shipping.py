@@ -22,6 +22,7 @@ from mpo.pipeline.context import Context
 from mpo.pipeline.inputs import example
 from mpo.pipeline.precision import Floor, convert
 from mpo.profiles.device import physical_cores
+from mpo.recipe import WantedPrecision
 from mpo.records import Conversion, Precision, Quality
 
 
@@ -66,7 +67,7 @@ def ship(
     return Shipped(made, done)
 
 
-def require_data(context: Context, precision: Precision) -> None:
+def require_data(context: Context, precision: WantedPrecision | Precision) -> None:
     """Refuse to take int8's ranges from noise.
 
     Raises:

@@ -32,6 +32,7 @@ from mpo.pipeline.proof import (
 from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.pipeline.sessions import with_sessions
+from mpo.pipeline.shipping import require_data
 from mpo.pipeline.table import cost_tables
 from mpo.profiles.device import physical_cores
 from mpo.records import Analysis, Plan, Report
@@ -41,7 +42,7 @@ def tell(context: Context) -> Report:
     """Run every stage that the folder does not hold yet and return the report.
 
     Raises:
-        UsageError: no budget for a method that needs one, or a broken subject.
+        UsageError: no budget for a method that needs one, a broken subject, int8 without data.
         InfeasibleError: no plan holds the budgets; the closest one is kept as plan.json.
         MpoError: an exported file is not in parity with its model.
     """
@@ -51,6 +52,7 @@ def tell(context: Context) -> Report:
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
     with steady_torch():
+        require_data(context, context.recipe.precision)
         _ = context.outputs
         context = with_sessions(context)
         original = stage_original(context)
@@ -74,6 +76,7 @@ def prepare(context: Context) -> None:
         InfeasibleError: no block can go.
     """
     with steady_torch():
+        require_data(context, context.recipe.precision)
         _ = context.outputs
         context = with_sessions(context)
         original = stage_original(context)

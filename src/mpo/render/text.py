@@ -240,6 +240,6 @@ def candidates(plan: Plan) -> tuple[PlanCandidate, ...]:
 def blocks_of(plan: Plan, candidate: PlanCandidate, limit: int | None = None) -> str:
     """A candidate's blocks, after its precision when any candidate has another one than fp32."""
     named = compact_names(candidate.removed, limit)
-    if all(one.precision == "fp32" for one in (plan, *plan.alternatives)):
+    if {plan.precision, *(one.precision for one in plan.alternatives)} == {"fp32"}:
         return named
     return f"{candidate.precision}: {named or 'nothing'}"
