@@ -89,6 +89,8 @@ def test_a_precision_is_passed_over_only_when_another_is_no_worse_in_every_bound
 def test_two_precisions_that_are_alike_never_pass_each_other_over() -> None:
     twins = {"int8": based("int8", 280, 7, 0.1), "fp16": based("fp16", 280, 7, 0.1)}
     assert len(dominated(twins, FP32, ["size_bytes"])) == 1
+    thrice = {**twins, "int8-dynamic": based("int8-dynamic", 280, 7, 0.1)}
+    assert len(dominated(thrice, FP32, ["size_bytes"])) == 2
 
 
 def test_precisions_that_hold_every_budget_alone_come_the_least_harmful_first() -> None:
@@ -107,6 +109,19 @@ def test_no_table_is_made_where_any_removal_harms_more_than_a_precision_that_hol
     assert "fp32" not in less
     assert "fp16" not in less
     assert "fp16 costs no more" in less["int8-dynamic"]
+
+
+def test_a_precision_alone_that_loses_too_much_quality_leaves_the_others_in_the_race() -> None:
+    poor = BASES["int8"].measured
+    assert poor is not None
+    worse = QUALITY.model_copy(update={"value": 0.8})
+    low = BASES["int8"].model_copy(
+        update={"measured": poor.model_copy(update={"validation": worse})}
+    )
+    keys = {"size_bytes": 300.0}
+    bases = {**BASES, "int8": low}
+    passed = left_out(recipe(), bases, ["int8"], FP32, keys, analysis(0.5, 0.3))
+    assert "fp32" not in passed
 
 
 def test_a_precision_that_could_not_be_made_says_why_and_is_not_weighed() -> None:
@@ -139,7 +154,7 @@ def test_without_a_plan_in_any_precision_the_error_names_them_all() -> None:
         "fp32": InfeasibleError("too large", removed=("b0",)),
         "int8": InfeasibleError("still too large", hint="raise it", removed=("b1",)),
     }
-    with pytest.raises(InfeasibleError, match=r"fp32, int8.*still too large") as caught:
+    with pytest.raises(InfeasibleError, match=r"fp32, int8\. In int8: still too large") as caught:
         united(choice, {}, refused, 2)
     assert caught.value.removed == ("b1",)
     assert caught.value.hint == "raise it"

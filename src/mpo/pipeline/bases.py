@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from mpo.errors import MpoError
+from mpo.optimizer.quality import drop
 from mpo.pipeline.budgets import COUNTED, judge
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import ORIGINAL, Measured, measure_model
@@ -91,6 +92,18 @@ def holding_alone(
     return [one.precision for one in sorted(good, key=lambda one: one.harm)]
 
 
+def above_floor(
+    found: Bases, alone: Iterable[Precision], original: Measured, allowed: float
+) -> list[Precision]:
+    """Those of them that lose no more quality on validation than is allowed."""
+    made = {precision: found[precision].measured for precision in alone}
+    return [
+        precision
+        for precision, one in made.items()
+        if one is not None and drop(original.validation, one.validation) <= allowed
+    ]
+
+
 def dominated(found: Bases, original: Measured, keys: Iterable[str]) -> dict[Precision, Precision]:
     """Precisions that another one, or fp32, beats: it harms no more and costs no more in any
     bounded figure."""
@@ -101,7 +114,7 @@ def dominated(found: Bases, original: Measured, keys: Iterable[str]) -> dict[Pre
     for precision, (harm, costs) in known.items():
         for other, (less, others) in known.items():
             better = less <= harm and all(others[key] <= costs[key] for key in watched)
-            if better and other != precision and beaten.get(other) != precision:
+            if better and other != precision and other not in beaten:  # of equals one stays
                 beaten[precision] = other
                 break
     return beaten

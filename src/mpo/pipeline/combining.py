@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mpo.errors import InfeasibleError
 from mpo.pipeline.analysis import nothing_removable
-from mpo.pipeline.bases import Based, Bases, bases, dominated, holding_alone
+from mpo.pipeline.bases import Based, Bases, above_floor, bases, dominated, holding_alone
 from mpo.pipeline.budgets import limits
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
@@ -81,11 +81,12 @@ def left_out(
         for precision, other in dominated(found, original, keys).items():
             told = f"{other} costs no more in any bounded figure, and harms no more."
             reasons.setdefault(precision, told)
+    safe = above_floor(found, alone, original, recipe.allowed_drop())
     least_block = min((harm.kl for harm in analysis.harms), default=float("inf"))
     for precision in known:
         own = found[precision].harm if precision in found else 0.0
-        if alone and precision not in alone and own + least_block >= found[alone[0]].harm:
-            told = f"Removing any block harms more than {alone[0]} alone."
+        if safe and precision not in alone and own + least_block >= found[safe[0]].harm:
+            told = f"Removing any block harms more than {safe[0]} alone."
             reasons.setdefault(precision, told)
     return reasons
 
@@ -146,11 +147,9 @@ def united(
 def unmet(refused: Mapping[Precision, InfeasibleError]) -> InfeasibleError:
     """The error when no precision has a plan."""
     precision, error = list(refused.items())[-1]
-    if len(refused) == 1 and precision == "fp32":
-        return error
-    which = f"in {precision}" if len(refused) == 1 else f"in {', '.join(refused)}"
+    none = f"No plan holds in {', '.join(refused)}. " if len(refused) > 1 else ""
     return InfeasibleError(
-        f"No plan {which}. With {precision}: {error.message}",
+        f"{none}In {precision}: {error.message}",
         hint=error.hint,
         removed=error.removed,
     )
