@@ -13,12 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from mpo.errors import UsageError
+from mpo.errors import InfeasibleError, UsageError
 from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, subject_of
-from mpo.pipeline.dryrun import dry_run
+from mpo.pipeline.dryrun import dry_run, read_original
+from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.places import places_of
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
@@ -169,7 +170,10 @@ def plan_recipe(
     path = output or Path("runs") / slug(recipe.subject)
     with under_way(recipe, path, subject, overwrite=overwrite, progress=progress) as context:
         prepare(context)
-    return dry_run(path, recipe, explain=explain)
+        try:
+            return dry_run(path, recipe, explain=explain)
+        except InfeasibleError as error:
+            raise with_precisions(context, error, read_original(path)) from error
 
 
 def write_report(report: Report, folder: RunFolder) -> None:

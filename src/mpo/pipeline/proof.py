@@ -23,6 +23,7 @@ from mpo.records import (
     Artifact,
     BudgetResult,
     Plan,
+    Precision,
     Ratio,
     Ratios,
     Record,
@@ -139,12 +140,13 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=artifacts(context.folder.path),
+        artifacts=artifacts(context.folder.path, precision_of(optimized)),
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
+        conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
         warnings=warnings(context, original, optimized, plan, latency[0]),
     )
@@ -167,8 +169,13 @@ def empty_plan(context: Context) -> Plan:
     return Plan(method=recipe.method, subject=name, seed=recipe.seed, removed=(), harm=0.0)
 
 
-def artifacts(folder: Path) -> tuple[Artifact, ...]:
-    """The files of a run that are handed on."""
+def precision_of(made: Measured) -> Precision:
+    """The precision of a measured file."""
+    return made.conversion.precision if made.conversion else "fp32"
+
+
+def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ...]:
+    """The files of a run that are handed on; `precision` is the result's."""
     known = (
         (OPTIMIZED, "onnx"),
         (f"{OPTIMIZED}.data", "onnx-data"),
@@ -180,7 +187,7 @@ def artifacts(folder: Path) -> tuple[Artifact, ...]:
         Artifact(
             path=name,
             format=kind,
-            precision="fp32",
+            precision=precision if name.startswith(OPTIMIZED) else "fp32",
             bytes=(folder / name).stat().st_size,
             sha256=sha256(folder / name),
         )

@@ -36,6 +36,7 @@ from mpo.records.bundle import (
     BundleTool,
     Tolerance,
 )
+from mpo.records.conversions import Conversion, KeptNode, Precision, Runtime
 from mpo.records.costs import Anchor, CostTable, Fit, How, Line, UnitCost
 from mpo.records.devices import Cpu, Device, Environment, Gpu, Jetson, SessionOptions
 from mpo.records.doctor import Advisory, Doctor, Package, Place, Trial
@@ -60,7 +61,15 @@ from mpo.records.figures import (
     Ratios,
     Recovery,
 )
-from mpo.records.plans import Front, FrontPoint, Plan, PlanCandidate, PlannedBudget, Reason
+from mpo.records.plans import (
+    Front,
+    FrontPoint,
+    Plan,
+    PlanCandidate,
+    PlannedBudget,
+    PrecisionChoice,
+    Reason,
+)
 from mpo.records.profiles import (
     Conditions,
     DeviceProfile,
@@ -103,6 +112,7 @@ __all__ = [
     "BundleTool",
     "Cluster",
     "Conditions",
+    "Conversion",
     "CostTable",
     "Cpu",
     "Device",
@@ -125,6 +135,7 @@ __all__ = [
     "HistoryEntry",
     "How",
     "Jetson",
+    "KeptNode",
     "Latency",
     "Limits",
     "Line",
@@ -139,6 +150,8 @@ __all__ = [
     "Plan",
     "PlanCandidate",
     "PlannedBudget",
+    "Precision",
+    "PrecisionChoice",
     "Quality",
     "Ratio",
     "Ratios",
@@ -146,6 +159,7 @@ __all__ = [
     "Record",
     "Recovery",
     "Report",
+    "Runtime",
     "SessionChoice",
     "SessionOptions",
     "SessionTrial",
