@@ -11,11 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpo.api import analyze, load, optimize, plan, read_report
+    from mpo.bundle.whole import verify
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
+    from mpo.packing import package
 
 __version__ = "0.1.0"
-__all__ = ["Data", "Subject", "__version__", "analyze", "load", "optimize", "plan", "read_report"]
+__all__ = [
+    "Data",
+    "Subject",
+    "__version__",
+    "analyze",
+    "load",
+    "optimize",
+    "package",
+    "plan",
+    "read_report",
+    "verify",
+]
 
 _HOMES = {
     "Data": "mpo.optimizer.splits",
@@ -23,8 +36,10 @@ _HOMES = {
     "analyze": "mpo.api",
     "load": "mpo.api",
     "optimize": "mpo.api",
+    "package": "mpo.packing",
     "plan": "mpo.api",
     "read_report": "mpo.api",
+    "verify": "mpo.bundle.whole",
 }
 
 

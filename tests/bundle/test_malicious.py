@@ -166,6 +166,11 @@ def target(**facts: Any) -> dict[str, Any]:
 
 
 FIGURES = {"latency_p50_ms": 1.0, "latency_p90_ms": 1.0, "peak_memory_bytes": 1}
+CLAIMS = {
+    "a tested target without evidence": target(status="tested", **FIGURES),
+    "evidence that is no member": target(status="tested", evidence="no.json", **FIGURES),
+    "an expected target with figures": target(**FIGURES),
+}
 ARCHIVES: dict[str, Made] = {
     "an empty file": lambda path: b"",
     "a page of HTML": lambda path: b"<!DOCTYPE html>" + b" " * 4000,
@@ -285,13 +290,6 @@ MANIFESTS: dict[str, Made] = {
     ),
     "nine samples": told(lambda told: told["selftest"].update(samples=9)),
     "a negative tolerance": told(lambda told: told["selftest"]["runtime"].update(atol=-1.0)),
-    "a tested target without evidence": told(
-        lambda told: told.update(targets=[target(status="tested", **FIGURES)])
-    ),
-    "evidence that is no member": told(
-        lambda told: told.update(targets=[target(status="tested", evidence="no.json", **FIGURES)])
-    ),
-    "an expected target with figures": told(lambda told: told.update(targets=[target(**FIGURES)])),
     "text without end": told(lambda told: told.update(license="x" * 2001)),
 }
 
@@ -327,6 +325,15 @@ def test_a_bundle_is_refused_that_has(
     assert raw != (tmp_path / "good.mpo").read_bytes()
     (tmp_path / "bad.mpo").write_bytes(raw)
     assert_refused(tmp_path / "bad.mpo", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("case", CLAIMS)
+def test_mpo_refuses_what_a_manifest_claims_of_devices(case: str, tmp_path: Path) -> None:
+    lean(tmp_path / "good.mpo")
+    raw = repacked(tmp_path / "good.mpo", lambda told: told.update(targets=[CLAIMS[case]]))
+    (tmp_path / "bad.mpo").write_bytes(raw)
+    with pytest.raises(RefusedError, match="target"), open_bundle(tmp_path / "bad.mpo"):
+        pass
 
 
 def unpacked(path: Path, folder: Path) -> Path:

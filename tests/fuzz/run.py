@@ -1,4 +1,4 @@
-"""Fuzz one target with atheris, starting from its corpus: python tests/fuzz/run.py onnx --seconds 60
+"""Fuzz one target with atheris from its corpus: python tests/fuzz/run.py onnx --seconds 60
 
 Ends with one line of JSON: executions, seconds, inputs that reached new code, and the finding if
 there was one, as base64 to be added to the target's corpus.

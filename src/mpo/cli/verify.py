@@ -1,0 +1,36 @@
+"""`mpo verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from mpo.cli.running import run
+from mpo.cli.showing import console
+
+
+@click.command()
+@click.argument("bundle", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("-q", "--quiet", is_flag=True, help="No table.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
+def verify(bundle: Path, quiet: bool, verbose: bool, as_json: bool) -> NoReturn:
+    """Check that every byte of the bundle FILE, or of its unpacked folder, is what its manifest
+    says (exit code 8 when not). Nothing in it is run."""
+
+    def work() -> int:
+        from mpo.bundle.whole import verify as check
+        from mpo.render.card import bundle_table
+
+        found = check(bundle)
+        if as_json:
+            click.echo(found.model_dump_json(indent=1))
+        elif not quiet:
+            program = "this mpo's" if found.same_runtime else "of another version: not this mpo's"
+            facts = {"digest": found.digest, "signature": found.signature, "program": program}
+            console().print(bundle_table(found.manifest, {**facts, "verdict": "whole"}))
+        return 0
+
+    run(work, verbose=verbose, as_json=as_json)

@@ -1,0 +1,105 @@
+"""The verb of the bundle as a Python function: package."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpo.bundle import mpo_edge
+from mpo.bundle.whole import Verified, verify
+from mpo.bundle.writer import Part, write_bundle
+from mpo.errors import UsageError
+from mpo.optimizer.subject import Subject
+from mpo.pipeline.bundlecheck import check_on, with_checks
+from mpo.pipeline.bundlefacts import Wishes, provenance
+from mpo.pipeline.bundlerun import FinishedRun, finished_run
+from mpo.pipeline.bundling import gathered, manifest_of
+from mpo.pipeline.context import subject_of
+from mpo.records import Bundle
+from mpo.render.card import card
+from mpo.render.html import html
+from mpo.store import started_in
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A progress that shows nothing."""
+
+
+def package(
+    run: str | Path,
+    output: str | Path,
+    *,
+    subject: Subject | None = None,
+    check: Sequence[str] = (),
+    seconds: float = 1.0,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **wishes: Any,
+) -> Verified:
+    """Write the bundle of a finished run.
+
+    Args:
+        run: its folder.
+        output: the .mpo file to write, whole or not at all.
+        subject: in memory, when the run was made from one; its test split gives the samples.
+        check: targets to copy the bundle to; their figures are written into it as tested.
+        seconds: of sampling a process there.
+        overwrite: replace a bundle that is there.
+        progress: called with (what, done, total).
+        wishes: as `mpo.pipeline.bundlefacts.Wishes` has them: name, version, license, ...
+
+    Raises:
+        UsageError: no finished run, or a place that cannot be written.
+        InfeasibleError: the run's budgets do not hold, and `unmet` does not allow it.
+        RefusedError: the run's files were changed since.
+        MpoError: a device that was to check it fails.
+    """
+    folder, target = Path(run), Path(output)
+    check_output(target, overwrite=overwrite)
+    asked = Wishes(**wishes)
+    found = finished_run(folder, unmet=asked.unmet)
+    progress("take samples", 0, 1)
+    parts = gathered(found, subject or subject_of(found.recipe, started_in(folder)), asked)
+    progress("take samples", 1, 1)
+    manifest = described(found, parts, asked)
+    if not check:
+        write_bundle(target, manifest, parts)
+        return verify(target)
+    with tempfile.TemporaryDirectory(prefix="mpo-package-") as name:
+        draft = Path(name) / "draft.mpo"
+        write_bundle(draft, manifest, parts)
+        with_checks(draft, target, check_on(draft, check, progress, seconds=seconds))
+    return verify(target)
+
+
+def described(run: FinishedRun, parts: dict[str, Part], wishes: Wishes) -> Bundle:
+    """Add the texts about the bundle to its parts; its manifest."""
+    report = run.report
+    records = {"plan.json": report.plan, "report.json": report}
+    for name, record in records.items():
+        text = json.dumps(record.model_dump(mode="json"), indent=1) + "\n"
+        parts[name] = Part(text.encode(), "plan" if name == "plan.json" else "report")
+    parts["report.html"] = Part(html(report).encode(), "report")
+    subjects = {name: part for name, part in parts.items() if part.role in ("model", "weights")}
+    told = mpo_edge.canonical(provenance(run, subjects))
+    parts["provenance.intoto.json"] = Part(told, "provenance")
+    draft = manifest_of(run, parts, wishes)
+    parts["MODEL_CARD.md"] = Part(card(draft, report).encode(), "doc")
+    return manifest_of(run, parts, wishes)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place for a bundle before anything is done.
+
+    Raises:
+        UsageError: something is there already, or it cannot be written.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"Cannot write a bundle to {path}.", hint="Name a file: -o model.mpo")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists.", hint="Replace it with --overwrite.")
