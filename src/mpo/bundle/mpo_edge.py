@@ -40,9 +40,11 @@ import sys
 import tempfile
 import time
 import zlib
+from collections import namedtuple
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterable, Iterator, NamedTuple
+from typing import Any, BinaryIO, Iterable, Iterator
 
 # ------------------------------------------------------------------ how it ends
 OK, FAILED, USAGE, UNFIT, PARTIAL, REFUSED = 0, 1, 2, 6, 7, 8
@@ -80,13 +82,7 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 CHUNK = 1 << 20
 
 
-class Member(NamedTuple):
-    """A file in the archive: where its bytes begin, how many they are, their CRC-32."""
-
-    name: str
-    offset: int
-    size: int
-    crc: int
+Member = namedtuple("Member", "name offset size crc")  # where a file's bytes begin, how many
 
 
 def local_header(name: str, size: int, crc: int) -> bytes:
@@ -112,19 +108,16 @@ def check_names(names: list[str]) -> None:
     """Refuse names that could lie outside of a folder, that are no names on some system, or that
     some systems cannot tell apart; and another order than: the manifest, the rest by name, and
     last the signature."""
-    seen: dict[str, str] = {}
+    spelled: dict[str, str] = {}
     for name in names:
         parts = name.split("/")
         odd = [one for one in parts if one.endswith(".") or DEVICES.fullmatch(one.lower())]
         if not PLAIN.fullmatch(name) or len(name) > NAME or odd:
             raise refused("The member name %s is not allowed." % shown(name))
-        for end in range(1, len(parts) + 1):
-            spelled = "/".join(parts[:end]) + ("/" if end < len(parts) else "")
-            path = "/".join(parts[:end]).lower()
-            # A folder may come again in the same spelling; a file may not come again at all.
-            if path in seen and (seen[path] != spelled or end == len(parts)):
+        inside = any(other.startswith(name + "/") for other in names)
+        for path in accumulate(parts, "{}/{}".format):
+            if spelled.setdefault(path.lower(), path) != path or inside or names.count(name) > 1:
                 raise refused("Two members have the name %s." % shown(name))
-            seen[path] = spelled
     rest = names[1:-1] if names[-1] == SIGNATURE else names[1:]
     if names[0] != MANIFEST or rest != sorted(rest) or SIGNATURE in rest:
         raise refused("The members are not in their order: %s, then by name." % MANIFEST)
@@ -173,48 +166,24 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 # ------------------------------------------------------------------ the manifest
-class Of(NamedTuple):
-    """A shape beside the plain ones (an object's exact keys, a pattern, a set of texts, a type): a
-    list, an object with any keys, a value or null, a whole number, any finite number."""
-
-    kind: str
-    shape: Any = None
-    low: float = 0
-    high: float = 2**63 - 1
-
-
+# A shape beside the plain ones (an object's exact keys, a pattern, a set of texts, a type): a list,
+# an object with any keys, a value or null, a whole number, any finite number.
+Of = namedtuple("Of", "kind shape low high", defaults=[None, 0, 2**63 - 1])
 Each, Map, Maybe = partial(Of, "list"), partial(Of, "map"), partial(Of, "maybe")
 Range, Real = partial(Of, "int", None), partial(Of, "real", None)
 SHA, SLUG = re.compile(r"[0-9a-f]{64}"), re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 TEXT = re.compile(r".{0,2000}", re.DOTALL)
 ANY, INF = Range(), math.inf
-REAL, PART, POSITIVE = Real(-INF, INF), Real(0, INF), Real(5e-324, INF)
-PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")
+PART, POSITIVE = Real(0, INF), Real(5e-324, INF)
+PROVIDERS = ["CPUExecutionProvider", "CUDAExecutionProvider"]
 ROLES = "model weights selftest runtime plan report doc licence sbom provenance evidence"
-METRICS = ("size_bytes", "memory_bytes", "params", "macs", "latency_p50_ms", "latency_p90_ms")
 TENSOR = {"name": TEXT, "dtype": SLUG, "shape": Each((ANY, TEXT))}
 TOLERANCE = {"atol": PART, "rtol": PART, "cosine": Real(-1, 1)}
 SIZES = Each(Range(-(2**63)))
+# What a device uses has its exact shape here; of what it only shows (devices, budgets, lineage) the
+# type counts, and mpo itself looks closer.
 # fmt: off
-SESSION = {
-    "device": re.compile(r"cpu|cuda:[0-9]{1,2}"), "threads": Range(1, 4096), "arena": bool,
-    "spinning": bool, "prepacking": bool, "optimization": {"all", "extended", "basic", "none"},
-    "mmap_threshold_bytes": Maybe(Range(4096)), "external_weights": bool,
-}
-ENGINE = {
-    "backend": {"tensorrt", "tensorrt-rtx"}, "precision": {"onnx", "fp16", "bf16", "int8"},
-    "shapes": Map({"min": SIZES, "opt": SIZES, "max": SIZES}), "workspace_bytes": Maybe(Range(1)),
-    "optimization_level": Maybe(Range(0, 5)), "version_compatible": bool, "refit": bool,
-    "hardware": {"this", "ampere+", "same-capability"}, "compute_capabilities": Each(TEXT),
-    "timeout_s": POSITIVE, "memory_bytes": Maybe(Range(1)),
-}
-TARGET = {
-    "name": TEXT, "status": {"tested", "expected"}, "arch": TEXT, "os": TEXT, "cpu": TEXT,
-    "device": SLUG, "runtimes": Map(TEXT), "threads": Maybe(Range(1)), "evidence": Maybe(TEXT),
-    "latency_p50_ms": Maybe(POSITIVE), "latency_p90_ms": Maybe(POSITIVE),
-    "peak_memory_bytes": Maybe(ANY), "load_memory_bytes": Maybe(ANY),
-}
 SHAPE: dict[str, Any] = {
     "schema": {"mpo.bundle/1"}, "bundle_version": Range(1, 2**31 - 1), "name": SLUG,
     "version": SLUG, "created": Maybe(STAMP), "tool": {"name": SLUG, "version": SLUG},
@@ -225,22 +194,28 @@ SHAPE: dict[str, Any] = {
     },
     "inputs": Each(TENSOR, 1), "outputs": Each(TENSOR, 1),
     "runtime": {
-        "python": SLUG, "onnxruntime": SLUG, "tested_onnxruntime": SLUG, "session": SESSION,
+        "python": SLUG, "onnxruntime": SLUG, "tested_onnxruntime": SLUG,
         "providers": Each(set(PROVIDERS), 1), "batch": Range(1), "fallback": {"allow", "refuse"},
+        "session": {
+            "device": re.compile(r"cpu|cuda:[0-9]{1,2}"), "threads": Range(1, 4096), "arena": bool,
+            "spinning": bool, "prepacking": bool, "external_weights": bool,
+            "optimization": {"all", "extended", "basic", "none"},
+            "mmap_threshold_bytes": Maybe(Range(4096)),
+        },
     },
-    "engine": Maybe(ENGINE),
-    "selftest": {
-        "inputs": TEXT, "outputs": TEXT, "samples": Range(1, 8), "runtime": TOLERANCE,
-        "engine": TOLERANCE,
-        "metric": Maybe({"name": TEXT, "value": REAL, "samples": ANY, "lower_is_better": bool}),
-    },
-    "targets": Each(TARGET),
-    "budgets": Each({
-        "text": TEXT, "target": TEXT, "metric": set(METRICS), "limit": REAL, "measured": REAL,
-        "met": bool,
+    "engine": Maybe({
+        "backend": {"tensorrt", "tensorrt-rtx"}, "precision": {"onnx", "fp16", "bf16", "int8"},
+        "shapes": Map({"min": SIZES, "opt": SIZES, "max": SIZES}), "timeout_s": POSITIVE,
+        "workspace_bytes": Maybe(Range(1)), "optimization_level": Maybe(Range(0, 5)),
+        "version_compatible": bool, "hardware": {"this", "ampere+", "same-capability"},
+        "refit": bool, "compute_capabilities": Each(TEXT), "memory_bytes": Maybe(Range(1)),
     }),
-    "lineage": {"original": Maybe(SHA), "plan": SHA, "report": SHA, "parent": Maybe(SHA)},
-    "license": TEXT, "limitations": Each(TEXT),
+    "selftest": {
+        "inputs": TEXT, "outputs": TEXT, "samples": Range(1, 8), "metric": Maybe(dict),
+        "runtime": TOLERANCE, "engine": TOLERANCE,
+    },
+    "targets": Each(dict), "budgets": Each(dict), "lineage": dict, "license": TEXT,
+    "limitations": Each(TEXT),
 }
 # fmt: on
 
@@ -254,17 +229,16 @@ def check(value: Any, shape: Any, where: str) -> bool:
         good = type(value) is list and len(value) >= shape.low
         for place, one in enumerate(value if good else ()):
             check(one, shape.shape, "%s[%d]" % (where, place))
-    elif kind == "map" or type(shape) is dict:
+    elif kind == "map" or isinstance(shape, dict):
         good = type(value) is dict and (kind == "map" or set(value) == set(shape))
         for key in value if good else ():
             check(value[key], shape.shape if kind else shape[key], "%s.%s" % (where, key))
     elif kind:
         good = type(value) is int or (kind == "real" and type(value) is float)
         good = good and shape.low <= value <= shape.high and abs(value) < INF
-    elif isinstance(shape, re.Pattern):
-        good = type(value) is str and shape.fullmatch(value) is not None
-    elif isinstance(shape, set):
-        good = type(value) is str and value in shape
+    elif isinstance(shape, (re.Pattern, set)):
+        told = shape.fullmatch if isinstance(shape, re.Pattern) else shape.__contains__
+        good = type(value) is str and bool(told(value))
     elif type(shape) is tuple:
         good = check(value, shape[type(value) is not int], where)
     else:
@@ -321,74 +295,40 @@ def check_meaning(manifest: dict[str, Any]) -> None:
         raise refused("The manifest's model is not the files that it names.")
 
 
-# ------------------------------------------------------------------ a bundle, archive or folder
+# ------------------------------------------------------------------ a bundle
 class Opened(contextlib.AbstractContextManager):  # type: ignore[type-arg]
-    """A bundle whose structure and manifest are checked; members are checked as they are read.
-
-    Attributes:
-        path: of the archive or folder.
-        manifest: bundle.json.
-        digest: its sha256, which names the bundle.
-        members: by name; without offsets where the bundle is a folder.
-    """
+    """A bundle whose structure and `manifest` are checked; members are checked as they are read.
+    `digest`, the manifest's sha256, names the bundle."""
 
     def __init__(self, path: str) -> None:
-        """Open a .mpo file, or the folder that it was unpacked into; else EdgeError says why."""
+        """Open a .mpo file; else EdgeError says why it is none."""
         self.path = Path(path)
-        self.file: BinaryIO | None = None
+        if self.path.exists() and not self.path.is_file():
+            raise EdgeError(USAGE, "%s is no file." % shown(path))
         try:
-            self.members = self._folder() if self.path.is_dir() else self._archive()
+            self.file = self.path.open("rb")
+        except OSError as error:
+            told = "%s cannot be read: %s." % (shown(path), error.strerror)
+            raise EdgeError(USAGE, told) from error
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.file.close)
+            self.members = {member.name: member for member in read_members(self.file)}
             raw = b"".join(self.chunks(MANIFEST, known=False))
             self.digest, self.manifest = hashlib.sha256(raw).hexdigest(), parse_manifest(raw)
             self._agree()
-        except OSError as error:
-            self.__exit__()
-            told = "%s cannot be read: %s." % (shown(path), error.strerror)
-            raise EdgeError(USAGE, told) from error
-        except EdgeError:
-            self.__exit__()
-            raise
+            stack.pop_all()
 
     def __exit__(self, *error: object) -> None:
-        if self.file is not None:
-            self.file.close()
-
-    def _archive(self) -> dict[str, Member]:
-        if self.path.exists() and not self.path.is_file():
-            raise EdgeError(USAGE, "%s is no file." % shown(self.path))
-        self.file = self.path.open("rb")
-        return {member.name: member for member in read_members(self.file)}
-
-    def _folder(self) -> dict[str, Member]:
-        names: dict[str, Member] = {}
-        for folder, folders, files in os.walk(str(self.path)):
-            for name in folders + files:
-                path = Path(folder, name)
-                seen = path.lstat()
-                inside = path.relative_to(self.path).as_posix()
-                kind = stat.S_IFREG if name in files else stat.S_IFDIR
-                if stat.S_IFMT(seen.st_mode) != kind:
-                    raise refused("%s is a link or no file." % shown(inside))
-                if name in files:
-                    names[inside] = Member(inside, 0, seen.st_size, 0)
-            if len(names) > MEMBERS:
-                raise refused("The folder holds more than %d files." % MEMBERS)
-        if MANIFEST not in names:
-            raise EdgeError(USAGE, "%s holds no %s." % (shown(self.path), MANIFEST))
-        order = sorted(set(names) - {MANIFEST, SIGNATURE})
-        check_names([MANIFEST, *order, *({SIGNATURE} & set(names))])
-        return names
+        self.file.close()
 
     def _agree(self) -> None:
         """Members and manifest name the same files with the same sizes."""
-        files = self.manifest["files"]
-        here = set(self.members) - {MANIFEST, SIGNATURE}
-        for name in sorted(here ^ set(files)):
-            what = "is not in the manifest" if name in here else "is missing"
-            raise refused("Member %s %s." % (shown(name), what))
-        for name in sorted(here):
-            if self.members[name].size != files[name]["size"]:
-                raise refused("Member %s has another size than the manifest says." % shown(name))
+        here = {name: member.size for name, member in self.members.items()}
+        told = {name: entry["size"] for name, entry in self.manifest["files"].items()}
+        told.update({name: here[name] for name in (MANIFEST, SIGNATURE) if name in here})
+        for name, _ in sorted(here.items() ^ told.items()):
+            why = "of another size" if name in here and name in told else "added, or is missing"
+            raise refused("Member %s is %s." % (shown(name), why))
 
     def chunks(self, name: str, known: bool = True) -> Iterator[bytes]:
         """A member's bytes, piece by piece; the last piece comes only when all had the manifest's
@@ -396,24 +336,16 @@ class Opened(contextlib.AbstractContextManager):  # type: ignore[type-arg]
         member = self.members[name]
         if not known and member.size > DOCUMENT:
             raise refused("%s has %d bytes; %d are the most." % (name, member.size, DOCUMENT))
-        file = self.file or (self.path / name).open("rb")
         digest, crc, left, held = hashlib.sha256(), 0, member.size, b""
-        try:
-            while left:
-                file.seek(member.offset + member.size - left)
-                part = file.read(min(left, CHUNK))
-                if not part:
-                    raise refused("Member %s ends early." % shown(name))
-                left -= len(part)
-                digest.update(part)
-                crc = zlib.crc32(part, crc)
-                if held:
-                    yield held
-                held = part
-        finally:
-            if self.file is None:
-                file.close()
-        if self.file is not None and crc != member.crc:
+        while left:
+            part = read_at(self.file, member.offset + member.size - left, min(left, CHUNK))
+            left -= len(part)
+            digest.update(part)
+            crc = zlib.crc32(part, crc)
+            if held:
+                yield held
+            held = part
+        if crc != member.crc:
             raise refused("Member %s is damaged." % shown(name))
         if known and digest.hexdigest() != self.manifest["files"][name]["sha256"]:
             raise refused("Member %s has other bytes than the manifest says." % shown(name))
@@ -442,36 +374,18 @@ def device() -> dict[str, Any]:
     """This device, as far as a manifest asks."""
     about: dict[str, Any] = {"arch": platform.machine(), "os": platform.system(), "gpu": gpu()}
     about.update(python=platform.python_version(), onnxruntime="0", providers=[])
-    try:
+    with contextlib.suppress(ImportError):
         import onnxruntime
 
         about["onnxruntime"] = onnxruntime.__version__
         about["providers"] = onnxruntime.get_available_providers()
-    except ImportError as error:
-        about["error"] = str(error)
     return about
-
-
-def unfit(manifest: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Why this device cannot run the bundle as it is meant; empty when it can."""
-    told = manifest["runtime"]
-    digits = {key: re.findall(r"[0-9]+", here[key])[:3] for key in ("python", "onnxruntime")}
-    least = {key: re.findall(r"[0-9]+", told[key])[:3] for key in digits}
-    reasons = [
-        "%s is %s; %s is the least." % (key, here[key], told[key])
-        for key in digits
-        if [int(one) for one in digits[key]] < [int(one) for one in least[key]]
-    ]
-    if not set(allowed(manifest)) & set(here["providers"]):
-        reasons.append("onnxruntime has none of %s." % ", ".join(allowed(manifest)))
-    return reasons
 
 
 def allowed(manifest: dict[str, Any]) -> list[str]:
     """The providers that may run the model, the best first."""
     told = manifest["runtime"]
-    cpu = ["CPUExecutionProvider"] if told["fallback"] == "allow" else []
-    return list(dict.fromkeys(told["providers"] + cpu))
+    return list(dict.fromkeys(told["providers"] + PROVIDERS[: told["fallback"] == "allow"]))
 
 
 def own_folder(kind: str) -> Path:
@@ -488,18 +402,15 @@ def own_folder(kind: str) -> Path:
 
 def store(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a private file, whole or not at all."""
-    temporary = path.with_name("%s.%d.tmp" % (path.name, os.getpid()))
-    handle = os.open(str(temporary), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(handle, "wb") as file:  # noqa: PTH123
+    with tempfile.TemporaryDirectory(dir=str(path.parent)) as folder:
+        new = Path(folder) / "new"
+        new.touch(0o600)
+        with new.open("wb") as file:
             for part in chunks:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        new.replace(path)
 
 
 def same(path: Path, sha: str) -> bool:
@@ -514,38 +425,31 @@ def same(path: Path, sha: str) -> bool:
 
 
 def laid_out(bundle: Opened) -> Path:
-    """The model's path on disk, every byte of it and of its weights checked now; from an archive
-    they are copied once into this user's cache."""
+    """The model's path on disk, every byte of it and of its weights checked now; they are copied
+    once into this user's cache."""
     model, files = bundle.manifest["model"], bundle.manifest["files"]
     shas = {name: files[name]["sha256"] for name in [model["path"], *model["weights"]]}
-    folder = bundle.path / Path(model["path"]).parent
-    if bundle.file is not None:
-        folder = own_folder("cache") / hashlib.sha256(canonical(shas)).hexdigest()
-        folder.mkdir(0o700, exist_ok=True)
+    folder = own_folder("cache") / hashlib.sha256(canonical(shas)).hexdigest()
+    folder.mkdir(0o700, exist_ok=True)
     for name, sha in shas.items():
         if not same(folder / Path(name).name, sha):
-            if bundle.file is None:
-                raise refused("%s has other bytes than the manifest says." % shown(name))
             store(folder / Path(name).name, bundle.chunks(name))
     path = folder / Path(model["path"]).name
-    known = {Path(name).name.encode() for name in model["weights"]}
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        check_weights(raw, known)
+        check_weights(raw, {Path(name).name.encode() for name in model["weights"]})
     return path
 
 
 # Where an ONNX file may name other files: message -> field -> message, down to a tensor's entries.
+# fmt: off
 TENSORS: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
+    "model": {7: "graph", 20: "training", 25: "function"}, "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"}, "function": {7: "node", 11: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "entry"},
+    "node": {5: "attribute"}, "sparse": {1: "tensor", 2: "tensor"}, "tensor": {13: "entry"},
     "entry": {},
 }
+# fmt: on
 
 
 def check_weights(raw: Any, known: set[bytes]) -> None:
@@ -555,38 +459,32 @@ def check_weights(raw: Any, known: set[bytes]) -> None:
     while pending:
         kind, place, end = pending.pop()
         texts = []
-        for field, start, stop in fields(raw, place, end):
-            if field in TENSORS[kind]:
-                pending.append((TENSORS[kind][field], start, stop))
-            elif kind == "entry":
-                texts.append((field, raw[start:stop]))
+        while place < end:
+            tag, place = varint(raw, place, end)
+            size = {1: 8, 5: 4}.get(tag & 7, 0)
+            if tag & 7 in (0, 2):
+                value, place = varint(raw, place, end)
+                size = value if tag & 7 == 2 else 0
+            if tag & 7 in (3, 4, 6, 7) or place + size > end:
+                raise refused("The model is no ONNX file.")
+            if tag & 7 == 2 and tag >> 3 in TENSORS[kind]:
+                pending.append((TENSORS[kind][tag >> 3], place, place + size))
+            elif tag & 7 == 2 and kind == "entry":
+                texts.append((tag >> 3, raw[place : place + size]))
+            place += size
         named = [text for field, text in texts if field == 2]
         if (1, b"location") in texts and (len(texts) != 2 or named[0] not in known):
             raise refused("The model reads weights from %s." % shown(named))
 
 
-def fields(raw: Any, place: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The length-delimited fields of a protobuf message: number, start and end of each."""
-    while place < end:
-        numbers: list[int] = []  # the tag, and the value or length after it
-        while len(numbers) < 2:
-            value = shift = 0
-            while True:
-                if place >= end or shift > 63:
-                    raise refused("The model is no ONNX file.")
-                byte, place = raw[place], place + 1
-                value, shift = value | (byte & 127) << shift, shift + 7
-                if byte < 128:
-                    break
-            numbers.append(value)
-            if value & 7 not in (0, 2) and len(numbers) == 1:
-                break
-        kind = numbers[0] & 7
-        start, place = place, place + {0: 0, 1: 8, 2: numbers[-1], 5: 4}.get(kind, end + 1)
-        if place > end:
-            raise refused("The model is no ONNX file.")
-        if kind == 2:
-            yield numbers[0] >> 3, start, place
+def varint(raw: Any, place: int, end: int) -> tuple[int, int]:
+    """A protobuf integer, and where it ends."""
+    value = 0
+    for count, byte in enumerate(raw[place : min(end, place + 10)]):
+        value |= (byte & 127) << 7 * count
+        if byte < 128:
+            return value, place + count + 1
+    raise refused("The model is no ONNX file.")
 
 
 # ------------------------------------------------------------------ arrays
@@ -619,22 +517,29 @@ def calls_of(bundle: Opened) -> list[list[dict[str, Any]]]:
     return both
 
 
-def compared(got: dict[str, Any], wanted: dict[str, Any], near: dict[str, Any]) -> dict[str, Any]:
-    """How far outputs are from the expected ones, and whether that is near enough."""
+def proved(bundle: Opened, backend: Any, most: int) -> dict[str, Any]:
+    """The outputs of so many samples beside the expected ones: all near enough, and how near."""
     import numpy
 
-    worst, cosine, good = 0.0, 1.0, True
-    for name, want in wanted.items():
-        one, two = (numpy.asarray(array, numpy.float64).ravel() for array in (got[name], want))
-        if got[name].shape != want.shape or not numpy.isfinite(one).all():
-            return {"ok": False, "max_abs": None, "cosine": None}
-        off = float(numpy.abs(one - two).max(initial=0.0))
-        norm = float(numpy.linalg.norm(one) * numpy.linalg.norm(two))
-        angle = float(one @ two) / norm if norm else float(off <= near["atol"])
-        limit = near["atol"] + near["rtol"] * float(numpy.abs(two).max(initial=0.0))
-        worst, cosine = max(worst, off), min(cosine, angle)
-        good = good and off <= limit and angle >= near["cosine"]
-    return {"ok": good, "max_abs": worst, "cosine": cosine}
+    near, (inputs, wanted) = bundle.manifest["selftest"][backend.near], calls_of(bundle)
+    worst, cosine, passed = 0.0, 1.0, 0
+    for feeds, expected in list(zip(inputs, wanted))[:most]:
+        got, good = backend.run(feeds), True
+        for name, want in expected.items():
+            one, two = (numpy.asarray(x, numpy.float64).ravel() for x in (got[name], want))
+            if got[name].shape != want.shape or not numpy.isfinite(one).all():
+                good = False
+                continue
+            off = float(numpy.abs(one - two).max(initial=0.0))
+            norm = float(numpy.linalg.norm(one) * numpy.linalg.norm(two))
+            angle = float(one @ two) / norm if norm else float(off <= near["atol"])
+            limit = near["atol"] + near["rtol"] * float(numpy.abs(two).max(initial=0.0))
+            worst, cosine = max(worst, off), min(cosine, angle)
+            good = good and off <= limit and angle >= near["cosine"]
+        passed += good
+    samples = min(most, len(inputs))
+    about = {"backend": backend.name, "about": backend.about, "samples": samples, "passed": passed}
+    return {**about, "ok": passed == samples, "max_abs": worst, "cosine": cosine}
 
 
 # ------------------------------------------------------------------ ONNX Runtime
@@ -657,11 +562,8 @@ class Runtime:
 
         told, options = manifest["runtime"]["session"], onnxruntime.SessionOptions()
         kinds = [one for one in vars(states).values() if isinstance(one, type)]
-        self.errors: Any = (
-            *(k for k in kinds if issubclass(k, Exception)),
-            RuntimeError,
-            ValueError,
-        )
+        self.errors: Any = tuple(one for one in kinds if issubclass(one, Exception))
+        self.errors += (RuntimeError, ValueError)
         self.name, self.about = provider, "onnxruntime " + onnxruntime.__version__
         if told["mmap_threshold_bytes"] and sys.platform.startswith("linux"):
             with contextlib.suppress(AttributeError):  # not glibc
@@ -670,13 +572,13 @@ class Runtime:
         options.enable_cpu_mem_arena, options.log_severity_level = told["arena"], 4
         level = onnxruntime.GraphOptimizationLevel(LEVELS[told["optimization"]])
         options.graph_optimization_level = level
-        spinning, packing = told["spinning"], told["prepacking"]
-        options.add_session_config_entry("session.intra_op.allow_spinning", "01"[spinning])
-        options.add_session_config_entry("session.disable_prepacking", "10"[packing])
-        number = told["device"].partition(":")[2] or "0"
-        asked = (provider, {"device_id": number} if provider == PROVIDERS[1] else {})
+        spinning, packing = "01"[told["spinning"]], "10"[told["prepacking"]]
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        options.add_session_config_entry("session.disable_prepacking", packing)
+        number = {"device_id": told["device"].partition(":")[2] or "0"}
+        asked = (provider, number if provider == PROVIDERS[1] else {})
+        model = EMPTY if path is None else str(path)
         try:
-            model = EMPTY if path is None else str(path)
             self.session = onnxruntime.InferenceSession(model, options, [asked])
         except self.errors as error:
             raise EdgeError(FAILED, "ONNX Runtime cannot load it: %s" % shown(error)) from error
@@ -696,33 +598,30 @@ def ways(bundle: Opened, state: dict[str, Any], build: bool) -> Iterator[Any]:
     """Everything that may run the model here, opened, the best first: an engine, ONNX Runtime on
     the GPU, ONNX Runtime on the CPU if the manifest allows it. What fails goes to "fallbacks"."""
     path = laid_out(bundle)
-    if bundle.manifest["engine"]:
+    state.update(backend=None, engine="none", fallbacks=[])
+    for name in ["engine"] * bool(bundle.manifest["engine"]) + allowed(bundle.manifest):
         try:
-            yield engine_of(bundle, path, state, build)
+            if name == "engine":
+                yield engine_of(bundle, path, state, build)
+            else:
+                yield Runtime(bundle.manifest, name, path)
         except EdgeError as error:
-            state["fallbacks"].append("engine: " + error.message)
-    for provider in allowed(bundle.manifest):
-        try:
-            yield Runtime(bundle.manifest, provider, path)
-        except EdgeError as error:
-            state["fallbacks"].append("%s: %s" % (provider, error.message))
+            state["fallbacks"].append("%s: %s" % (name, error))
 
 
 def start(bundle: Opened, build: bool = True) -> tuple[Any, dict[str, Any]]:
     """The best that runs the model here, proved on the first sample, and the state that tells how
     it came; EdgeError (exit code 6) when nothing that the manifest allows does."""
-    state: dict[str, Any] = {"backend": None, "engine": "none", "fallbacks": []}
-    inputs, wanted = calls_of(bundle)
+    state: dict[str, Any] = {}
     for backend in ways(bundle, state, build):
         try:
-            near = bundle.manifest["selftest"][backend.near]
-            state["selftest"] = compared(backend.run(inputs[0]), wanted[0], near)
+            state["selftest"] = proved(bundle, backend, 1)
             if state["selftest"]["ok"]:
-                state.update(backend=backend.name, about=backend.about)
+                state["backend"] = backend.name
                 return backend, state
-            state["fallbacks"].append("%s: the first sample came out wrong" % backend.name)
+            raise EdgeError(FAILED, "the first sample came out wrong")
         except EdgeError as error:
-            state["fallbacks"].append("%s: %s" % (backend.name, error.message))
+            state["fallbacks"].append("%s: %s" % (backend.name, error))
     why = "; ".join(state["fallbacks"])
     raise EdgeError(UNFIT, "Nothing that the manifest allows runs this model here.", why)
 
@@ -734,20 +633,18 @@ DAY = 86400.0
 
 def gpu() -> dict[str, str]:
     """The first GPU as its driver tells of it; empty where there is none."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return {}
     count, which, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name, uuid = ctypes.create_string_buffer(256), ctypes.create_string_buffer(16)
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return {}
-    cuda.cuDeviceGet(ctypes.byref(which), 0)
-    cuda.cuDeviceGetName(name, 256, which)
-    cuda.cuDeviceGetUuid(uuid, which)
-    cuda.cuDriverGetVersion(ctypes.byref(driver))
-    told = {"name": name.value.decode("ascii", "replace"), "driver": str(driver.value)}
-    return {**told, "uuid": hashlib.sha256(uuid.raw).hexdigest()[:16]}
+    with contextlib.suppress(OSError):
+        cuda = ctypes.CDLL("libcuda.so.1")
+        if not cuda.cuInit(0) and not cuda.cuDeviceGetCount(ctypes.byref(count)) and count.value:
+            cuda.cuDeviceGet(ctypes.byref(which), 0)
+            cuda.cuDeviceGetName(name, 256, which)
+            cuda.cuDeviceGetUuid(uuid, which)
+            cuda.cuDriverGetVersion(ctypes.byref(driver))
+            told = {"name": name.value.decode("ascii", "replace"), "driver": str(driver.value)}
+            return {**told, "uuid": hashlib.sha256(uuid.raw).hexdigest()[:16]}
+    return {}
 
 
 class Engine:
@@ -759,7 +656,8 @@ class Engine:
         """Load it; code for the host inside of it is never allowed."""
         self.trt = trt = importlib.import_module(MODULES[backend])
         self.name, self.about = backend, "%s %s" % (MODULES[backend], trt.__version__)
-        self.cuda, self.rooms = ctypes.CDLL("libcuda.so.1"), {}  # type: Any, dict[Any, int]
+        self.cuda: Any = ctypes.CDLL("libcuda.so.1")
+        self.rooms: dict[tuple[str, int], int] = {}
         which, context = ctypes.c_int(), ctypes.c_void_p()
         self.call("cuInit", 0)
         self.call("cuDeviceGet", ctypes.byref(which), 0)
@@ -779,14 +677,16 @@ class Engine:
         if code:
             raise EdgeError(PARTIAL, "%s failed with CUDA error %d" % (name, code))
 
-    def room(self, name: str, size: int) -> int:
-        """The address of so many bytes for a tensor, kept for the next call."""
-        if (name, size) not in self.rooms:
+    def room(self, name: str, array: Any) -> tuple[Any, Any, Any]:
+        """Where a tensor lies on the GPU and here, and its bytes; kept for the next call."""
+        key, size = (name, array.nbytes), ctypes.c_size_t(max(array.nbytes, 1))
+        if key not in self.rooms:
             address = ctypes.c_uint64()
-            self.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
-            self.rooms[name, size] = address.value
-        self.context.set_tensor_address(name, self.rooms[name, size])
-        return self.rooms[name, size]
+            self.call("cuMemAlloc_v2", ctypes.byref(address), size)
+            self.rooms[key] = address.value
+        self.context.set_tensor_address(name, self.rooms[key])
+        here, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        return ctypes.c_uint64(self.rooms[key]), here, size
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Outputs by name."""
@@ -794,28 +694,22 @@ class Engine:
 
         engine, outputs = self.engine, {}
         names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+        kinds = {name: self.trt.nptype(engine.get_tensor_dtype(name)) for name in names}
         taken = [n for n in names if engine.get_tensor_mode(n) == self.trt.TensorIOMode.INPUT]
-        for name in taken + [one for one in names if one not in taken]:
-            kind = self.trt.nptype(engine.get_tensor_dtype(name))
-            if name in taken:
-                array = numpy.ascontiguousarray(feeds[name], kind)
-                if not self.context.set_input_shape(name, array.shape):
-                    raise EdgeError(PARTIAL, "the engine does not take the shape of %s" % name)
-            else:
-                array = outputs[name] = numpy.empty(
-                    tuple(self.context.get_tensor_shape(name)), kind
-                )
-            address, size = ctypes.c_uint64(self.room(name, array.nbytes)), array.nbytes
-            if name in taken:
-                host = ctypes.c_void_p(array.ctypes.data)
-                self.call("cuMemcpyHtoD_v2", address, host, ctypes.c_size_t(size))
+        for name in taken:
+            array = numpy.ascontiguousarray(feeds[name], kinds[name])
+            if not self.context.set_input_shape(name, array.shape):
+                raise EdgeError(PARTIAL, "the engine does not take the shape of %s" % name)
+            self.call("cuMemcpyHtoD_v2", *self.room(name, array))
+        for name in set(names) - set(taken):
+            outputs[name] = numpy.empty(tuple(self.context.get_tensor_shape(name)), kinds[name])
+            self.room(name, outputs[name])
         if not self.context.execute_async_v3(0):
             raise EdgeError(PARTIAL, "the engine refused to run")
         self.call("cuCtxSynchronize")
         for name, array in outputs.items():
-            host, size = ctypes.c_void_p(array.ctypes.data), array.nbytes
-            address = ctypes.c_uint64(self.rooms[name, size])
-            self.call("cuMemcpyDtoH_v2", host, address, ctypes.c_size_t(size))
+            there, here, size = self.room(name, array)
+            self.call("cuMemcpyDtoH_v2", here, there, size)
         return outputs
 
 
@@ -830,14 +724,12 @@ def signed(key: str, payload: bytes) -> bytes:
 def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) -> Engine:
     """The engine by the manifest's recipe: the one that was built and signed here for this model,
     library, GPU and driver, else a new one. A build that fails is not tried again for a day."""
-    told, here = bundle.manifest["engine"], gpu()
-    files = bundle.manifest["files"]
+    told, model, files = (bundle.manifest[key] for key in ("engine", "model", "files"))
     if importlib.util.find_spec(MODULES[told["backend"]]) is None:
         raise EdgeError(PARTIAL, "%s is not installed" % MODULES[told["backend"]])
-    version = importlib.import_module(MODULES[told["backend"]]).__version__
-    model = [files[name]["sha256"] for name in [bundle.manifest["model"]["path"]]]
-    model += [files[name]["sha256"] for name in bundle.manifest["model"]["weights"]]
-    key = hashlib.sha256(canonical([model, told, str(version), here])).hexdigest()
+    version = str(importlib.import_module(MODULES[told["backend"]]).__version__)
+    shas = [files[name]["sha256"] for name in [model["path"], *model["weights"]]]
+    key = hashlib.sha256(canonical([shas, told, version, gpu()])).hexdigest()
     entry, failure = (own_folder("cache") / (key + end) for end in (".engine", ".failed"))
     if entry.is_file():
         raw = entry.read_bytes()
@@ -845,17 +737,17 @@ def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) ->
             state["engine"] = "cached"
             return Engine(told["backend"], raw[32:])
         entry.unlink()
-        state["fallbacks"].append("engine: the cached one was not signed here; built again")
+        state["fallbacks"].append("engine: the cached one was not signed here; it is built again")
     if not build:
         raise EdgeError(PARTIAL, "none is built yet: mpo_edge.py build-engine")
     if failure.is_file() and 0 <= time.time() - failure.stat().st_mtime < DAY:
-        raise EdgeError(PARTIAL, "the last build failed: %s" % shown(failure.read_text()))
+        raise EdgeError(PARTIAL, "the last build failed: " + failure.read_text()[:NAME])
     with tempfile.TemporaryDirectory(prefix="mpo-edge-") as folder:
         output = Path(folder) / "engine"
         try:
             built(bundle, path, output)
         except EdgeError as error:
-            store(failure, [error.message.encode("ascii", "replace")[:NAME]])
+            store(failure, [error.message.encode("ascii", "replace")])
             raise
         raw = output.read_bytes()
     store(entry, [signed(key, raw), raw])
@@ -863,274 +755,227 @@ def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) ->
     return Engine(told["backend"], raw)
 
 
+INSIDE = ".mpo" + os.sep in __file__  # started out of a bundle
+MYSELF = __file__.partition(".mpo" + os.sep)[0] + ".mpo" if INSIDE else __file__
+
+
+def child_of(asked: dict[str, Any]) -> list[str]:
+    """The command line of a child of this program."""
+    return [sys.executable, MYSELF, "_child", json.dumps(asked, default=str)]
+
+
 def built(bundle: Opened, path: Path, output: Path) -> None:
     """Build in a child with limits on its time and memory; it runs the engine once, too."""
     told = bundle.manifest["engine"]
-    child = subprocess.Popen(
-        [sys.executable, *MYSELF, "_build", str(bundle.path), str(path), str(output)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    end, limit = (
-        time.monotonic() + told["timeout_s"],
-        told["memory_bytes"] or free_bytes() * 9 // 10,
-    )
+    asked = {"does": "build_here", "bundle": bundle.path, "model": path, "output": output}
+    child = subprocess.Popen(child_of(asked), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    limit = told["memory_bytes"] or told_by("meminfo", "MemAvailable") * 9 // 10 or 1 << 40
+    end = time.monotonic() + told["timeout_s"]
     try:
         while child.poll() is None:
             if time.monotonic() > end:
                 raise EdgeError(PARTIAL, "the build took longer than %g s" % told["timeout_s"])
-            if resident(child.pid, "VmRSS") > limit:
+            if told_by("%d/status" % child.pid, "VmRSS") > limit:
                 raise EdgeError(PARTIAL, "the build held more than %d bytes" % limit)
             time.sleep(0.05)
     finally:
         child.kill()
         said = child.communicate()[0][-4096:].decode("ascii", "replace").strip().split("\n")[-1]
     if child.returncode:
-        told = said if child.returncode == PARTIAL else "the build ended with %d" % child.returncode
-        raise EdgeError(PARTIAL, told)
+        why = json.loads(said)["error"] if said.startswith('{"error"') else "no reason is given"
+        raise EdgeError(PARTIAL, "the build ended with %d: %s" % (child.returncode, why))
 
 
-def build_here(asked: argparse.Namespace) -> dict[str, Any]:
+def build_here(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """The child's part of a build."""
-    with Opened(asked.bundle) as bundle:
-        told = bundle.manifest["engine"]
-        trt = importlib.import_module(MODULES[told["backend"]])
-        plain = {"version_compatible": False, "refit": False, "hardware": "this"}
-        if any(told[key] != value for key, value in plain.items()) or told["compute_capabilities"]:
-            raise EdgeError(PARTIAL, "the recipe asks for more than an engine for this GPU")
-        log, kinds = trt.Logger(trt.Logger.ERROR), trt.NetworkDefinitionCreationFlag
-        builder, weak = trt.Builder(log), told["precision"] != "onnx"
-        names = ["EXPLICIT_BATCH"] if weak else ["EXPLICIT_BATCH", "STRONGLY_TYPED"]
-        flags = sum(1 << int(getattr(kinds, name)) for name in names if hasattr(kinds, name))
-        network = builder.create_network(flags)
-        parser, config = trt.OnnxParser(network, log), builder.create_builder_config()
-        if not parser.parse_from_file(asked.model):
-            raise EdgeError(PARTIAL, "the parser does not take it: %s" % parser.get_error(0).desc())
-        if weak:
-            config.set_flag(getattr(trt.BuilderFlag, told["precision"].upper()))
-        if told["workspace_bytes"]:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, told["workspace_bytes"])
-        if told["optimization_level"] is not None:
-            config.builder_optimization_level = told["optimization_level"]
-        profile = builder.create_optimization_profile()
-        for name, row in told["shapes"].items():
-            profile.set_shape(name, *(tuple(row[key]) for key in ("min", "opt", "max")))
-        if told["shapes"]:
-            config.add_optimization_profile(profile)
-        raw = builder.build_serialized_network(network, config)
-        if raw is None:
-            raise EdgeError(PARTIAL, "the library builds no engine and gives no reason")
-        if not gpu():
-            raise EdgeError(PARTIAL, "an engine is built, but no GPU is here to prove it on")
-        inputs, wanted = calls_of(bundle)
-        proof = compared(
-            Engine(told["backend"], bytes(raw)).run(inputs[0]), wanted[0],
-            bundle.manifest["selftest"]["engine"],
-        )  # fmt: skip
-        if not proof["ok"]:
-            raise EdgeError(PARTIAL, "the engine's first sample came out wrong")
-        Path(asked.output).write_bytes(bytes(raw))
-        return {}
+    told = bundle.manifest["engine"]
+    trt = importlib.import_module(MODULES[told["backend"]])
+    plain = [told[key] for key in ("version_compatible", "refit", "compute_capabilities")]
+    if any(plain) or (told["hardware"], told["precision"]) != ("this", "onnx"):
+        raise EdgeError(PARTIAL, "the recipe asks for more than the file's own types on this GPU")
+    log, kinds = trt.Logger(trt.Logger.ERROR), trt.NetworkDefinitionCreationFlag
+    builder, names = trt.Builder(log), ("EXPLICIT_BATCH", "STRONGLY_TYPED")
+    flags = sum(1 << int(getattr(kinds, name)) for name in names if hasattr(kinds, name))
+    network, config = builder.create_network(flags), builder.create_builder_config()
+    parser, profile = trt.OnnxParser(network, log), builder.create_optimization_profile()
+    if not parser.parse_from_file(asked.model):
+        raise EdgeError(PARTIAL, "the parser does not take it: %s" % parser.get_error(0).desc())
+    if told["workspace_bytes"]:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, told["workspace_bytes"])
+    if told["optimization_level"] is not None:
+        config.builder_optimization_level = told["optimization_level"]
+    for name, row in told["shapes"].items():
+        profile.set_shape(name, *(tuple(row[key]) for key in ("min", "opt", "max")))
+    if told["shapes"]:
+        config.add_optimization_profile(profile)
+    raw = builder.build_serialized_network(network, config)
+    if raw is None:
+        raise EdgeError(PARTIAL, "the library builds no engine and gives no reason")
+    if not gpu():
+        raise EdgeError(PARTIAL, "an engine is built, but no GPU is here to prove it on")
+    if not proved(bundle, Engine(told["backend"], bytes(raw)), 1)["ok"]:
+        raise EdgeError(PARTIAL, "the engine's first sample came out wrong")
+    Path(asked.output).write_bytes(bytes(raw))
+    return {}
 
 
 # ------------------------------------------------------------------ figures
-def resident(process: object, key: str) -> int:
-    """A figure of /proc/PROCESS/status in bytes: VmRSS, or VmHWM, a process's own peak; 0 where
-    there is none."""
-    with contextlib.suppress(OSError), open("/proc/%s/status" % process) as file:  # noqa: PTH123
-        for line in file:
+def told_by(file: str, key: str) -> int:
+    """A figure of /proc in bytes (VmHWM is a process's own peak); 0 where there is none."""
+    with contextlib.suppress(OSError), open("/proc/" + file) as lines:  # noqa: PTH123
+        for line in lines:
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
     return 0
 
 
-def free_bytes() -> int:
-    """Memory that a new process may take."""
-    with contextlib.suppress(OSError), open("/proc/meminfo") as file:  # noqa: PTH123
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 1 << 40
-
-
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
+def measure(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """One fresh process: load, first call, warm-up, single calls, the peak."""
-    with Opened(asked.bundle) as bundle:
-        feeds, none = calls_of(bundle)[0][0], asked.empty
-        path = None if none else laid_out(bundle)
-        begin, state = time.perf_counter(), {"engine": "none", "fallbacks": []}
-        if path and asked.backend in MODULES:
-            backend: Any = engine_of(bundle, path, state, build=False)
-        else:
-            backend = Runtime(bundle.manifest, asked.backend, path)
-        if none:
-            import numpy
+    import numpy
 
-            feeds = {"x": numpy.zeros(1, numpy.float32)}
-        loaded, load_peak, times = time.perf_counter(), resident("self", "VmHWM"), [0.0] * 10**5
+    feeds, empty = calls_of(bundle)[0][0], asked.kind == "empty"
+    path = None if empty else laid_out(bundle)
+    begin = time.perf_counter()
+    if path and asked.backend in MODULES:
+        backend: Any = engine_of(bundle, path, {"fallbacks": []}, build=False)
+    else:
+        name = asked.backend if asked.backend in PROVIDERS else PROVIDERS[0]
+        backend = Runtime(bundle.manifest, name, path)
+    if empty:
+        feeds = {"x": numpy.zeros(1, numpy.float32)}
+    loaded, load_peak, times = time.perf_counter(), told_by("self/status", "VmHWM"), [0.0] * 10**5
+    backend.run(feeds)
+    first, taken = time.perf_counter(), 0
+    while not empty and time.perf_counter() - first < 0.3:
         backend.run(feeds)
-        first, taken = time.perf_counter(), 0
-        while not none and time.perf_counter() - first < 0.3:
-            backend.run(feeds)
-        start, end = time.perf_counter(), time.perf_counter() + asked.seconds
-        while taken < (3 if none else 30) or (not none and start < end and taken < len(times)):
-            start = time.perf_counter()
-            backend.run(feeds)
-            times[taken], taken = (time.perf_counter() - start) * 1e3, taken + 1
-        told: dict[str, float] = {"load_peak": load_peak, "peak": resident("self", "VmHWM")}
-        told["calls"] = taken
-        times = sorted(times[:taken])
-        told.update(latency_p50_ms=times[taken // 2], latency_p90_ms=times[taken * 9 // 10])
-        return {**told, "load_ms": (loaded - begin) * 1e3, "first_ms": (first - loaded) * 1e3}
+    last = end = time.perf_counter() + (0 if empty else asked.seconds)
+    while taken < (3 if empty else 30) or (last < end and taken < len(times)):
+        last = time.perf_counter()
+        backend.run(feeds)
+        times[taken], taken = (time.perf_counter() - last) * 1e3, taken + 1
+    peak, times = told_by("self/status", "VmHWM"), sorted(times[:taken])
+    told = {"latency_p50_ms": times[taken // 2], "latency_p90_ms": times[taken * 9 // 10]}
+    told.update(load_ms=(loaded - begin) * 1e3, first_ms=(first - loaded) * 1e3)
+    return {**told, "load_memory_bytes": load_peak, "peak_memory_bytes": peak, "calls": taken}
 
 
-def bench(asked: argparse.Namespace) -> dict[str, Any]:
+def bench(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """Latency and peak memory here, in fresh processes."""
-    with Opened(asked.bundle) as bundle:
-        _, state = start(bundle, build=not asked.no_build)
-        told = bundle.manifest["runtime"]
-        runs: dict[str, list[dict[str, Any]]] = {"model": [], "empty": []}
-        for kind in ["model", "empty"] * asked.processes:
-            # A small shell between: the kernel hands a parent's peak memory to its child.
-            line = ["/bin/sh", "-c", '"$@"; exit $?', "mpo-edge", sys.executable, *MYSELF]
-            line += ["_measure", str(bundle.path), state["backend"], str(asked.seconds), kind]
-            done = subprocess.run(line, stdout=subprocess.PIPE, check=False)
-            if done.returncode:
-                raise EdgeError(FAILED, "A measuring process ended with %d." % done.returncode)
-            runs[kind].append(json.loads(done.stdout.decode()))
-    middle = {
-        kind: {key: sorted(row[key] for row in own)[len(own) // 2] for key in own[0]}
-        for kind, own in runs.items()
-    }
-    figures, floor = middle["model"], middle["empty"]
-    for name, key in (("load_memory_bytes", "load_peak"), ("peak_memory_bytes", "peak")):
-        figures[name] = max(0, figures.pop(key) - floor[key])
-    here = {"state": state, "device": device(), "threads": told["session"]["threads"]}
-    here.update(schema="mpo.edge-bench/1", digest=bundle.digest, batch=told["batch"])
+    state, told = start(bundle, build=not asked.no_build)[1], bundle.manifest["runtime"]
+    rows: dict[str, list[dict[str, float]]] = {"model": [], "empty": []}
+    for kind in list(rows) * asked.processes:
+        # A small shell between: the kernel hands a parent's peak memory to its child.
+        more = {"does": "measure", "bundle": bundle.path, "backend": state["backend"], "kind": kind}
+        line = ["/bin/sh", "-c", '"$@"; exit $?', "mpo-edge"]
+        line += child_of({**more, "seconds": asked.seconds})
+        done = subprocess.run(line, stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            raise EdgeError(FAILED, "A measuring process ended with %d." % done.returncode)
+        rows[kind].append(json.loads(done.stdout.decode()))
+    middle = asked.processes // 2
+    figures, floor = (
+        {k: sorted(x[k] for x in own)[middle] for k in own[0]} for own in rows.values()
+    )
+    for key in ("load_memory_bytes", "peak_memory_bytes"):
+        figures[key] = max(0, figures[key] - floor[key])
+    here = {"schema": "mpo.edge-bench/1", "state": state, "device": device()}
+    here.update(threads=told["session"]["threads"], batch=told["batch"], digest=bundle.digest)
     return {**here, **figures, "processes": asked.processes}
 
 
 # ------------------------------------------------------------------ the commands
-def verify(asked: argparse.Namespace) -> dict[str, Any]:
+def verify(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """Whether every byte of a bundle is what its manifest says (0, else 8)."""
-    with Opened(asked.bundle) as bundle:
-        bundle.verify()
-        signature = "none" if bundle.signature() is None else "not checked"
-        if asked.require_signature:
-            why = "A signature is required; this program checks none, and the bundle's is: %s."
-            hint = "Check it where mpo is installed: mpo verify FILE --key KEY."
-            raise EdgeError(REFUSED, why % signature, hint)
-        files, keys = bundle.manifest["files"], ("name", "version", "bundle_version")
-        told = {key: bundle.manifest[key] for key in keys}
-        size = sum(entry["size"] for entry in files.values())
-        return {"ok": True, "digest": bundle.digest, **told, "files": len(files), "bytes": size,
-                "signature": signature}  # fmt: skip
+    bundle.verify()
+    signature = "none" if bundle.signature() is None else "not checked"
+    if asked.require_signature:
+        why = "A signature is required; this program checks none, and the bundle's is: %s."
+        hint = "Check it where mpo is installed: mpo verify FILE --key KEY."
+        raise EdgeError(REFUSED, why % signature, hint)
+    told = {key: bundle.manifest[key] for key in ("name", "version", "bundle_version")}
+    return {"ok": True, "digest": bundle.digest, **told, "signature": signature}
 
 
-def info(asked: argparse.Namespace) -> dict[str, Any]:
+def info(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """The manifest, and whether this device fits it (0, else 6)."""
-    with Opened(asked.bundle) as bundle:
-        here = device()
-        reasons = unfit(bundle.manifest, here)
-        told = {"fits": not reasons, "reasons": reasons, "device": here, "digest": bundle.digest}
-        return {**told, "manifest": bundle.manifest, "exit_code": UNFIT if reasons else OK}
+    here, told, reasons = device(), bundle.manifest["runtime"], []
+    for key in ("python", "onnxruntime"):
+        have, need = ([int(n) for n in re.findall("[0-9]+", x[key])[:3]] for x in (here, told))
+        if have < need:
+            reasons.append("%s is %s; %s is the least." % (key, here[key], told[key]))
+    if not set(allowed(bundle.manifest)) & set(here["providers"]):
+        reasons.append("onnxruntime has none of %s." % ", ".join(allowed(bundle.manifest)))
+    about = {"fits": not reasons, "reasons": reasons, "device": here, "digest": bundle.digest}
+    return {**about, "manifest": bundle.manifest, "exit_code": UNFIT if reasons else OK}
 
 
-def selftest(asked: argparse.Namespace) -> dict[str, Any]:
+def selftest(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """Known samples through everything that may run the model here (0, else 1)."""
-    with Opened(asked.bundle) as bundle:
-        bundle.verify()
-        inputs, wanted = calls_of(bundle)
-        state: dict[str, Any] = {"engine": "none", "fallbacks": []}
-        rows = []
-        for backend in ways(bundle, state, not asked.no_build):
-            near = bundle.manifest["selftest"][backend.near]
-            both = zip(inputs, wanted)
-            proofs = [compared(backend.run(feeds), want, near) for feeds, want in both]
-            good = sum(proof["ok"] for proof in proofs)
-            worst = max((proof["max_abs"] or 0.0 for proof in proofs), default=0.0)
-            rows.append({"backend": backend.name, "about": backend.about, "passed": good,
-                         "samples": len(proofs), "max_abs": worst})  # fmt: skip
-        ok = bool(rows) and all(row["passed"] == row["samples"] for row in rows)
-        told = {"ok": ok, "digest": bundle.digest, "backends": rows, "state": state}
-        return {**told, "exit_code": OK if ok else FAILED if rows else UNFIT}
+    bundle.verify()
+    state: dict[str, Any] = {}
+    rows = [proved(bundle, one, 8) for one in ways(bundle, state, not asked.no_build)]
+    ok = bool(rows) and all(row["ok"] for row in rows)
+    told = {"ok": ok, "digest": bundle.digest, "backends": rows, "state": state}
+    return {**told, "exit_code": OK if ok else FAILED if rows else UNFIT}
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
+def run(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """The model on an .npz, or an .npy when it has one input; --output keeps the outputs."""
     import numpy
 
-    with Opened(asked.bundle) as bundle:
-        tensors = {one["name"]: one for one in bundle.manifest["inputs"]}
-        arrays = read_arrays(Path(asked.input).read_bytes(), next(iter(tensors)))
-        for name, one in tensors.items():
-            array = arrays.get(name)
-            wrong = array is None or array.dtype != one["dtype"] or array.ndim != len(one["shape"])
-            if wrong or set(arrays) != set(tensors):
-                shape = "x".join(str(size) for size in one["shape"])
-                why = "Input %s must be %s %s." % (shown(name), one["dtype"], shape)
-                raise EdgeError(USAGE, why, "Arrays are named as the model's inputs: info.")
-        backend, state = start(bundle, build=not asked.no_build)
-        outputs = backend.run(arrays)
-        if asked.output:
-            file = io.BytesIO()
-            numpy.savez(file, **outputs)
-            store(Path(asked.output), [file.getvalue()])
-        told: dict[str, Any] = {
-            name: {"shape": list(array.shape)} for name, array in outputs.items()
-        }
-        for name, array in outputs.items():
-            if array.size <= 1000 and not asked.output:
-                told[name]["values"] = array.tolist()
-        return {"state": state, "outputs": told}
+    tensors = {one["name"]: one for one in bundle.manifest["inputs"]}
+    arrays = read_arrays(Path(asked.input).read_bytes(), next(iter(tensors)))
+    for name, one in tensors.items():
+        array, axes = arrays.get(name), one["shape"]
+        wrong = array is None or array.dtype != one["dtype"] or array.ndim != len(axes)
+        if wrong or set(arrays) != set(tensors):
+            asks = "%s %s" % (one["dtype"], "x".join(map(str, axes)))
+            hint = "Arrays are named as the model's inputs: mpo_edge.py info."
+            raise EdgeError(USAGE, "Input %s must be %s." % (shown(name), asks), hint)
+    backend, state = start(bundle, build=not asked.no_build)
+    outputs, told = backend.run(arrays), {}
+    for name, array in outputs.items():
+        values = array.tolist() if array.size <= 1000 and not asked.output else None
+        told[name] = {"shape": list(array.shape), "values": values}
+    if asked.output:
+        file = io.BytesIO()
+        numpy.savez(file, **outputs)
+        store(Path(asked.output), [file.getvalue()])
+    return {"state": state, "outputs": told}
 
 
-def build_engine(asked: argparse.Namespace) -> dict[str, Any]:
-    """A TensorRT engine by the manifest's recipe, proved on the samples and kept (0, else 7)."""
-    with Opened(asked.bundle) as bundle:
-        state: dict[str, Any] = {"engine": "none", "fallbacks": []}
-        if not bundle.manifest["engine"]:
-            raise EdgeError(PARTIAL, "The manifest has no recipe for an engine.")
-        engine = engine_of(bundle, laid_out(bundle), state, build=True)
-        return {"state": {**state, "backend": engine.name, "about": engine.about}}
-
-
-MYSELF = (
-    [__file__.partition(".mpo" + os.sep)[0] + ".mpo"] if ".mpo" + os.sep in __file__ else [__file__]
-)
-PUBLIC: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "verify": verify, "info": info, "selftest": selftest, "run": run, "bench": bench,
-    "build-engine": build_engine,
-}  # fmt: skip
-CHILDREN = {"_build": build_here, "_measure": measure}
+def build_engine(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """A TensorRT engine by the manifest's recipe, proved on a sample and kept (0, else 7)."""
+    state: dict[str, Any] = {"fallbacks": []}
+    if not bundle.manifest["engine"]:
+        raise EdgeError(PARTIAL, "The manifest has no recipe for an engine.")
+    engine = engine_of(bundle, laid_out(bundle), state, build=True)
+    return {"state": {**state, "backend": engine.name, "about": engine.about}}
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    """The command line; children of this program have one of their own."""
-    if arguments[:1] == ["_build"]:
-        return argparse.Namespace(**dict(zip(("command", "bundle", "model", "output"), arguments)))
-    if arguments[:1] == ["_measure"]:
-        found = argparse.Namespace(**dict(zip(("command", "bundle", "backend"), arguments)))
-        found.seconds, found.empty = float(arguments[3]), arguments[4] == "empty"
-        return found
-    text, own = (__doc__ or "").split("\n"), not MYSELF[0].endswith(".py")
-    line = argparse.ArgumentParser(prog="mpo_edge.py", description=text[0])
+    """The command line; children of this program get their request as JSON."""
+    if arguments[:1] == ["_child"]:
+        asked = argparse.Namespace(**json.loads(arguments[1]))
+        asked.does = {"build_here": build_here, "measure": measure}[asked.does]
+        return asked
+    line = argparse.ArgumentParser(prog="mpo_edge.py", description=(__doc__ or "").split("\n")[0])
     commands = line.add_subparsers(dest="command", required=True)
-    for name, does in PUBLIC.items():
-        one = commands.add_parser(name, help=(does.__doc__ or "").split("\n")[0])
+    for does in (verify, info, selftest, run, bench, build_engine):
+        name, help_text = does.__name__.replace("_", "-"), (does.__doc__ or "").split("\n")[0]
+        one = commands.add_parser(name, help=help_text)
         one.add_argument(
-            "bundle",
-            nargs="?" if own else None,
-            default=MYSELF[0],
-            help="a .mpo file, or the folder that it was unpacked into",
+            "bundle", nargs="?" if INSIDE else None, default=MYSELF, help="a .mpo file"
         )
-        if name == "verify":
+        one.set_defaults(does=does)
+        if does is verify:
             one.add_argument("--require-signature", action="store_true", help="refuse without one")
-        elif name not in ("info", "build-engine"):
+        if does in (selftest, run, bench):
             one.add_argument("--no-build", action="store_true", help="build no engine now")
-        if name == "run":
+        if does is run:
             one.add_argument("--input", required=True, help="an .npz, or an .npy")
             one.add_argument("--output", help="write the outputs to this .npz")
-        if name == "bench":
+        if does is bench:
             one.add_argument("--seconds", type=float, default=1.0, help="of sampling a process")
             one.add_argument("--processes", type=int, default=3, help="fresh ones")
     return line.parse_args(arguments)
@@ -1140,7 +985,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Do one command; its answer goes to stdout as one line of JSON, its exit code back."""
     asked = parsed(sys.argv[1:] if arguments is None else arguments)
     try:
-        answer = {**PUBLIC, **CHILDREN}[asked.command](asked)
+        with Opened(asked.bundle) as bundle:
+            answer = asked.does(bundle, asked)
         code = int(answer.pop("exit_code", OK))
     except (EdgeError, OSError, MemoryError) as error:
         code = getattr(error, "code", FAILED)

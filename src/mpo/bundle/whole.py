@@ -15,7 +15,7 @@ class Verified(Record):
 
     Attributes:
         digest: the sha256 of its manifest, which names it.
-        sha256: of the file; empty for a folder.
+        sha256: of the file.
         same_runtime: its program is the very one of this mpo.
     """
 
@@ -42,7 +42,7 @@ def verify(path: str | Path) -> Verified:
         return Verified(
             path=str(path),
             digest=bundle.digest,
-            sha256=sha256(place) if place.is_file() else "",
+            sha256=sha256(place),
             signature="none" if bundle.signature() is None else "not checked",
             same_runtime=theirs is not None and theirs.sha256 == own,
             manifest=bundle.manifest,

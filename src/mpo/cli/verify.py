@@ -17,8 +17,8 @@ from mpo.cli.showing import console
 @click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
 def verify(bundle: Path, quiet: bool, verbose: bool, as_json: bool) -> NoReturn:
-    """Check that every byte of the bundle FILE, or of its unpacked folder, is what its manifest
-    says (exit code 8 when not). Nothing in it is run."""
+    """Check that every byte of the bundle FILE is what its manifest says (exit code 8 when not).
+    Nothing in it is run."""
 
     def work() -> int:
         from mpo.bundle.whole import verify as check
