@@ -890,7 +890,7 @@ def verify(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     signature = "none" if bundle.signature() is None else "not checked"
     if asked.require_signature:
         why = "A signature is required; this program checks none, and the bundle's is: %s."
-        hint = "Check it where mpo is installed: mpo verify FILE --key KEY."
+        hint = "Check it with the program beside this one: mpo_signature.py FILE --key KEY."
         raise EdgeError(REFUSED, why % signature, hint)
     told = {key: bundle.manifest[key] for key in ("name", "version", "bundle_version")}
     return {"ok": True, "digest": bundle.digest, **told, "signature": signature}

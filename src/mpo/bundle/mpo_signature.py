@@ -5,15 +5,24 @@ The signature (bundle.sig) is what `model_signing sign key` writes: a Sigstore b
 envelope around an in-toto statement, which names the sha256 of every file, signed by ECDSA on P-256
 or P-384. No network, no certificate, no library: the key is the one file that a device must trust.
 Only public figures are handled here, so it does not matter how long the arithmetic takes.
+
+    python3 mpo_signature.py model.mpo --key KEY.pub      is it signed by this key (0, else 8)
+
+It needs mpo_edge.py beside it, which checks every byte first, and remembers the highest version
+that the key signed under the bundle's name: an older bundle, replayed, is refused. Take both files,
+and the key, from elsewhere than the bundle.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import binascii
 import hashlib
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -276,3 +285,43 @@ def default_state() -> Path:
     """Where this user's versions are remembered."""
     home = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
     return Path(home) / "mpo" / "versions.json"
+
+
+def held(edge: Any, asked: argparse.Namespace) -> Dict[str, Any]:
+    """Hold a bundle to the key: what the program says when all is well."""
+    with edge.Opened(asked.bundle) as bundle:
+        bundle.verify()
+        signature, manifest = bundle.signature(), bundle.manifest
+        if signature is None:
+            raise SignatureError("the bundle has none")
+        pem = Path(asked.key).read_bytes()
+        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        check(signature, pem, {edge.MANIFEST: bundle.digest, **files})
+        state = Path(asked.state) if asked.state else default_state()
+        name, version = manifest["name"], manifest["bundle_version"]
+        before = raise_version(state, pem, name, version, asked.allow_downgrade)
+        told = {"name": name, "bundle_version": version, "highest_before": before}
+        return {"ok": True, "digest": bundle.digest, **told, "signature": "valid"}
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Check one bundle; the answer goes to stdout as one line of JSON, the exit code back."""
+    line = argparse.ArgumentParser(prog="mpo_signature.py", description=str(__doc__).split("\n")[0])
+    line.add_argument("bundle", help="a .mpo file")
+    line.add_argument("--key", required=True, help="the public key (PEM, P-256 or P-384)")
+    line.add_argument("--state", help="file of the highest versions seen; my own by default")
+    line.add_argument("--allow-downgrade", action="store_true", help="take an older version")
+    asked = line.parse_args(arguments)
+    edge: Any = importlib.import_module("mpo_edge")  # beside this file
+    try:
+        answer, code = held(edge, asked), 0
+    except (SignatureError, edge.EdgeError, OSError) as error:
+        code = 8 if isinstance(error, SignatureError) else getattr(error, "code", 2)
+        told = "The signature does not hold: %s." if isinstance(error, SignatureError) else "%s"
+        answer = {"error": told % error, "exit_code": code}
+    sys.stdout.write(json.dumps(answer, ensure_ascii=True) + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

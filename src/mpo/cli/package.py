@@ -48,6 +48,12 @@ from mpo.cli.showing import console
     help="Copy it there, verify, test and measure it, and write the figures in as tested: "
     "ssh://[user@]host[:port], or local. May be repeated.",
 )
+@click.option("--sign", is_flag=True, help="Sign it, as the OpenSSF's model signing does.")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="The private key to --sign with (PEM); without one, keyless by Sigstore.",
+)
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="Of each measurement.")
 @click.option("--unmet", is_flag=True, help="Package a run whose budgets do not hold, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
