@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpo.api.benching import bench
+    from mpo.api.packing import package
     from mpo.api.runs import analyze, load, optimize, plan, read_report
+    from mpo.bundle.whole import verify
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
 
@@ -24,8 +26,10 @@ __all__ = [
     "bench",
     "load",
     "optimize",
+    "package",
     "plan",
     "read_report",
+    "verify",
 ]
 
 _HOMES = {
@@ -35,8 +39,10 @@ _HOMES = {
     "bench": "mpo.api.benching",
     "load": "mpo.api.runs",
     "optimize": "mpo.api.runs",
+    "package": "mpo.api.packing",
     "plan": "mpo.api.runs",
     "read_report": "mpo.api.runs",
+    "verify": "mpo.bundle.whole",
 }
 
 

@@ -15,9 +15,11 @@ from mpo.cli.bench import bench
 from mpo.cli.doctor import doctor
 from mpo.cli.history import history
 from mpo.cli.optimize import optimize
+from mpo.cli.package import package
 from mpo.cli.plan import plan
 from mpo.cli.profile import profile
 from mpo.cli.report import report
+from mpo.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -27,7 +29,7 @@ def cli() -> None:
     measured to fit, and the proof."""
 
 
-for command in (optimize, plan, analyze, report, profile, doctor, bench, history):
+for command in (optimize, plan, analyze, report, profile, doctor, bench, history, package, verify):
     cli.add_command(command)
 
 
