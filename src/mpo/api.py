@@ -1,4 +1,4 @@
-"""The verbs as Python functions: optimize, analyze, load, read_report."""
+"""The verbs as Python functions: optimize, analyze, contract, load, read_report."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from pydantic import ValidationError
 from torch import nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
+from mpo.pipeline.claims import make_terms
 from mpo.pipeline.context import Context, Progress, subject_of
+from mpo.pipeline.contract import make_contract
+from mpo.pipeline.contractscene import Asked
+from mpo.pipeline.deciders import Named
 from mpo.pipeline.dryrun import dry_run
 from mpo.pipeline.places import places_of
+from mpo.pipeline.rebuilt import is_run, rebuild
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
-from mpo.records import Analysis, Plan, Report
+from mpo.records import Analysis, Contract, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import MARKER, RECIPE, RunFolder, open_run, started_in
+from mpo.store import RECIPE, RunFolder, open_run
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -142,11 +146,6 @@ def plan(
     )
 
 
-def is_run(path: Path) -> bool:
-    """Whether this is a run folder."""
-    return (path / MARKER).is_file()
-
-
 def plan_run(run: Path, budget: Sequence[str], *, explain: bool = False) -> Plan:
     """The plan that a run folder's saved stages give for these budgets."""
     recipe = make_recipe(**read_recipe(run / RECIPE))
@@ -224,6 +223,47 @@ def analyze_recipe(
         return measure_analysis(context)[0]
 
 
+def contract(
+    original: Named,
+    candidate: Named,
+    data: Named | None = None,
+    *,
+    seed: int = 0,
+    mine: bool = False,
+    radius: float = 0.1,
+    witnesses: str | Path | None = None,
+    progress: Progress = silent,
+    **terms: Any,
+) -> Contract:
+    """Does the candidate decide as the original does? Bounds on fresh samples, and witnesses.
+
+    Args:
+        original: a subject, a run folder (its pruned model), an ONNX file, a torch module.
+        candidate: the same, or weights for the original's factory.
+        data: a subject with data; the models' own when None.
+        mine: search for inputs that both decide differently.
+        radius: of the search, as a share of the inputs' range.
+        witnesses: an .npz file to save them in.
+        terms: eps ("5%", "region=10%"), tau or mass, confidence, strata, looks, look, tolerance,
+            split_at.
+
+    Raises:
+        UsageError: bad input, models of different label spaces, no fresh samples.
+    """
+    asked = Asked(
+        original,
+        candidate,
+        data,
+        make_terms(**terms),
+        seed=seed,
+        mine=mine,
+        radius=radius,
+        witnesses=Path(witnesses) if witnesses else None,
+    )
+    with steady_torch():
+        return make_contract(asked, progress)
+
+
 def read_report(run: Path) -> Report:
     """The report of a run folder.
 
@@ -251,22 +291,4 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     Raises:
         UsageError: no finished run there, or its subject is gone.
     """
-    folder = Path(run)
-    recipe = make_recipe(**read_recipe(folder / RECIPE))
-    plan_file = folder / "plan.json"
-    if not plan_file.is_file():
-        raise UsageError(f"{folder} holds no plan.json.", hint="Name a finished run's folder.")
-    plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
-    factory = (subject or _named_subject(recipe, folder)).build
-    weights = folder / "model.safetensors"
-    if not plan.removed and not weights.is_file():
-        return factory()  # the original met the budget
-    return load_pruned(factory, plan.removed, weights).eval()
-
-
-def _named_subject(recipe: Recipe, folder: Path) -> Subject:
-    try:
-        return subject_of(recipe, started_in(folder))
-    except UsageError as error:
-        memory = "if it was made in memory, give it: mpo.load(run, subject)"
-        raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error
+    return rebuild(Path(run), subject)

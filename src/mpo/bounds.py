@@ -24,7 +24,7 @@ from scipy import special
 from mpo.errors import UsageError
 
 Judgement = Literal["kept", "broken", "undecided"]
-MOST = 10**9  # samples, beyond which no number is named
+MOST = 10**6  # samples, beyond which no number is named
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def judge(events: int, samples: int, eps: float, alpha: float) -> Judgement:
 
 def samples_to_keep(eps: float, alpha: float, share: float = 0.0) -> int | None:
     """The fewest samples that keep a claim when this share of them are events; None when no number
-    below a thousand million does.
+    up to a million does.
 
     With share 0 it is ceil(ln alpha / ln(1 - eps)).
     """
@@ -111,7 +111,8 @@ def samples_to_break(eps: float, alpha: float, share: float) -> int | None:
 def more_samples(events: int, samples: int, eps: float, alpha: float) -> int | None:
     """How many more samples decide an undecided claim if the share of events stays as it is.
 
-    None when no number would: the share equals eps, or eps is 0 and nothing was found.
+    None when no number up to a million would: the share is too near eps, or eps is 0 and nothing
+    was found.
     """
     share = events / samples if samples else 0.0
     needed = (

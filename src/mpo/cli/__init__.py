@@ -12,6 +12,7 @@ import click
 from mpo import __version__
 from mpo.cli.analyze import analyze
 from mpo.cli.bench import bench
+from mpo.cli.contract import contract
 from mpo.cli.doctor import doctor
 from mpo.cli.history import history
 from mpo.cli.optimize import optimize
@@ -27,7 +28,7 @@ def cli() -> None:
     measured to fit, and the proof."""
 
 
-for command in (optimize, plan, analyze, report, profile, doctor, bench, history):
+for command in (optimize, plan, analyze, report, profile, doctor, bench, history, contract):
     cli.add_command(command)
 
 

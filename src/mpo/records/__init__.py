@@ -23,6 +23,20 @@ from mpo.records.bench import (
 )
 from mpo.records.blocks import Analysis, Block, Cluster, Harm
 from mpo.records.budgets import Budget, BudgetResult, Metric
+from mpo.records.contracts import (
+    Certificate,
+    Claim,
+    Contract,
+    ContractData,
+    ContractSide,
+    Distances,
+    Divergence,
+    MarginBin,
+    Mining,
+    Picture,
+    Region,
+    Witness,
+)
 from mpo.records.costs import Anchor, CostTable, Fit, How, Line, UnitCost
 from mpo.records.devices import Cpu, Device, Environment, Gpu, Jetson, SessionOptions
 from mpo.records.doctor import Advisory, Doctor, Package, Place, Trial
@@ -78,13 +92,20 @@ __all__ = [
     "Block",
     "Budget",
     "BudgetResult",
+    "Certificate",
+    "Claim",
     "Cluster",
     "Conditions",
+    "Contract",
+    "ContractData",
+    "ContractSide",
     "CostTable",
     "Cpu",
     "Device",
     "DeviceProfile",
     "DeviceWarning",
+    "Distances",
+    "Divergence",
     "Doctor",
     "Document",
     "EngineBackend",
@@ -105,13 +126,16 @@ __all__ = [
     "Latency",
     "Limits",
     "Line",
+    "MarginBin",
     "Metric",
+    "Mining",
     "ModelFigures",
     "NodeFault",
     "Noise",
     "OnTarget",
     "Package",
     "Parity",
+    "Picture",
     "Place",
     "Plan",
     "PlanCandidate",
@@ -122,6 +146,7 @@ __all__ = [
     "Reason",
     "Record",
     "Recovery",
+    "Region",
     "Report",
     "SessionChoice",
     "SessionOptions",
@@ -132,4 +157,5 @@ __all__ = [
     "Trial",
     "UnitCost",
     "Which",
+    "Witness",
 ]
