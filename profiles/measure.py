@@ -31,6 +31,7 @@ from mpo.records import Ratio, SessionOptions
 from mpo.timing import Stopwatch
 
 Progress = Callable[[int, int], None]
+Range = tuple[float, float]
 PAIRS_NEEDED = 6  # below, no exact 95 % interval exists
 
 
@@ -46,6 +47,7 @@ class Solo:
             read.
         load_memory_bytes: the same until the model was loaded, before the first call.
         load_ms, first_ms: median time to load, and of the first call.
+        p50_range, p90_range, peak_range: the lowest and the highest of the processes.
         steady: False when some process did not settle within its warm-up.
         processes: how many.
     """
@@ -59,6 +61,9 @@ class Solo:
     first_ms: float
     steady: bool
     processes: int
+    p50_range: Range
+    p90_range: Range
+    peak_range: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -152,10 +157,14 @@ def measure_beside(
 def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
     times = [_times(run) for run in runs]
     load = _above(floors[0], runs, "load_peak")
+    p50, p90 = ([percentile(own, share) for own in times] for share in (0.5, 0.9))
+    # Each process as the median of them all is told: no lower than until it was loaded.
+    peaks = [max(_above(floors[0], [run], "load_peak"), _above(floors[1], [run], "peak"))
+             for run in runs]  # fmt: skip
     return Solo(
         samples_ms=tuple(time for own in times for time in own),
-        p50_ms=statistics.median(percentile(own, 0.5) for own in times),
-        p90_ms=statistics.median(percentile(own, 0.9) for own in times),
+        p50_ms=statistics.median(p50),
+        p90_ms=statistics.median(p90),
         # The first call's own overhead is in one floor and not in the other.
         peak_memory_bytes=max(load, _above(floors[1], runs, "peak")),
         load_memory_bytes=load,
@@ -163,6 +172,9 @@ def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
         first_ms=statistics.median(run["first_ms"] for run in runs),
         steady=all(run["steady"] for run in runs),
         processes=len(runs),
+        p50_range=(min(p50), max(p50)),
+        p90_range=(min(p90), max(p90)),
+        peak_range=(min(peaks), max(peaks)),
     )
 
 

@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpo.api import analyze, contract, load, optimize, plan, read_report
+    from mpo.api.benching import bench
+    from mpo.api.contracts import contract
+    from mpo.api.runs import analyze, load, optimize, plan, read_report
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
 
@@ -20,6 +22,7 @@ __all__ = [
     "Subject",
     "__version__",
     "analyze",
+    "bench",
     "contract",
     "load",
     "optimize",
@@ -30,12 +33,13 @@ __all__ = [
 _HOMES = {
     "Data": "mpo.optimizer.splits",
     "Subject": "mpo.optimizer.subject",
-    "analyze": "mpo.api",
-    "contract": "mpo.api",
-    "load": "mpo.api",
-    "optimize": "mpo.api",
-    "plan": "mpo.api",
-    "read_report": "mpo.api",
+    "analyze": "mpo.api.runs",
+    "bench": "mpo.api.benching",
+    "contract": "mpo.api.contracts",
+    "load": "mpo.api.runs",
+    "optimize": "mpo.api.runs",
+    "plan": "mpo.api.runs",
+    "read_report": "mpo.api.runs",
 }
 
 

@@ -23,6 +23,19 @@ from mpo.records.bench import (
 )
 from mpo.records.blocks import Analysis, Block, Cluster, Harm
 from mpo.records.budgets import Budget, BudgetResult, Metric
+from mpo.records.bundle import (
+    Bundle,
+    BundleFile,
+    BundleLineage,
+    BundleMetric,
+    BundleModel,
+    BundleRuntime,
+    BundleSelftest,
+    BundleTarget,
+    BundleTensor,
+    BundleTool,
+    Tolerance,
+)
 from mpo.records.contracts import (
     Certificate,
     Claim,
@@ -92,6 +105,16 @@ __all__ = [
     "Block",
     "Budget",
     "BudgetResult",
+    "Bundle",
+    "BundleFile",
+    "BundleLineage",
+    "BundleMetric",
+    "BundleModel",
+    "BundleRuntime",
+    "BundleSelftest",
+    "BundleTarget",
+    "BundleTensor",
+    "BundleTool",
     "Certificate",
     "Claim",
     "Cluster",
@@ -154,6 +177,7 @@ __all__ = [
     "ShapeRange",
     "Source",
     "TargetReport",
+    "Tolerance",
     "Trial",
     "UnitCost",
     "Which",

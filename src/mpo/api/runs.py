@@ -1,4 +1,4 @@
-"""The verbs as Python functions: optimize, analyze, contract, load, read_report."""
+"""The verbs around a run folder as Python functions: optimize, plan, analyze, load, read_report."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ from torch import nn
 from mpo.errors import UsageError
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
-from mpo.pipeline.claims import make_terms
 from mpo.pipeline.context import Context, Progress, subject_of
-from mpo.pipeline.contract import make_contract
-from mpo.pipeline.contractscene import Asked
-from mpo.pipeline.deciders import Named
 from mpo.pipeline.dryrun import dry_run
 from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import is_run, rebuild
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
-from mpo.records import Analysis, Contract, Plan, Report
+from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
 from mpo.store import RECIPE, RunFolder, open_run
@@ -221,47 +217,6 @@ def analyze_recipe(
         context = Context(recipe, found, folder, progress, places=())
         _ = context.outputs
         return measure_analysis(context)[0]
-
-
-def contract(
-    original: Named,
-    candidate: Named,
-    data: Named | None = None,
-    *,
-    seed: int = 0,
-    mine: bool = False,
-    radius: float = 0.1,
-    witnesses: str | Path | None = None,
-    progress: Progress = silent,
-    **terms: Any,
-) -> Contract:
-    """Does the candidate decide as the original does? Bounds on fresh samples, and witnesses.
-
-    Args:
-        original: a subject, a run folder (its pruned model), an ONNX file, a torch module.
-        candidate: the same, or weights for the original's factory.
-        data: a subject with data; the models' own when None.
-        mine: search for inputs that both decide differently.
-        radius: of the search, as a share of the inputs' range.
-        witnesses: an .npz file to save them in.
-        terms: eps ("5%", "region=10%"), tau or mass, confidence, strata, looks, look, tolerance,
-            split_at.
-
-    Raises:
-        UsageError: bad input, models of different label spaces, no fresh samples.
-    """
-    asked = Asked(
-        original,
-        candidate,
-        data,
-        make_terms(**terms),
-        seed=seed,
-        mine=mine,
-        radius=radius,
-        witnesses=Path(witnesses) if witnesses else None,
-    )
-    with steady_torch():
-        return make_contract(asked, progress)
 
 
 def read_report(run: Path) -> Report:
