@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mpo.optimizer.batches import Batch
+from mpo.optimizer.batches import Batch, rows
 from mpo.optimizer.mining import Domain, Found, Pair, collect, leaf_of, with_leaf
 
 STEPS, RESTARTS = 20, 4  # half of them hold the original, half the candidate
@@ -30,24 +30,37 @@ def ascend(
     seeds, brought as near to them as halving finds."""
     if not (pair.original_bends or pair.candidate_bends):
         return []
-    start, reach = leaf_of(batch, domain.place), radius * domain.range
-    best, hit = start.clone(), torch.zeros(batch.size, dtype=torch.bool)
+    start, best = leaf_of(batch, domain.place), leaf_of(batch, domain.place).clone()
+    hit = torch.zeros(batch.size, dtype=torch.bool)
     random = torch.Generator().manual_seed(seed)
     for restart in range(RESTARTS):
-        noise = 2 * torch.rand(start.shape, generator=random) - 1
-        values = domain.clip(start + (0.5 * reach * noise if restart > 1 else 0.0))
-        for _ in range(STEPS):
-            size = reach * 2.5 / STEPS
-            values, apart = _step(pair, batch, domain.place, values, size, restart % 2)
-            values = domain.clip(torch.minimum(torch.maximum(values, start - reach), start + reach))
-            best, hit = _keep(best, hit, *apart)
-            if bool(hit.all()):
-                break
-        apart_now = pair.differ(with_leaf(batch, domain.place, values))
-        best, hit = _keep(best, hit, values, apart_now)
+        left = (~hit).nonzero().flatten()
+        if not len(left):
+            break
+        noise = torch.rand(start[left].shape, generator=random) - 0.5
+        away = radius * domain.range * noise if restart > 1 else 0.0
+        found, turned = _climb(pair, rows(batch, left), domain, radius, away, restart % 2)
+        best[left[turned]], hit[left[turned]] = found[turned], True
     nearest = _nearer(pair, batch, domain.place, start, best, hit)
     details = [""] * batch.size
     return collect("gradient", details, batch, domain.place, nearest, hit, numbers)
+
+
+def _climb(
+    pair: Pair, batch: Batch, domain: Domain, radius: float, away: Tensor | float, held: int
+) -> tuple[Tensor, Tensor]:
+    """One ascent from the seeds, `away` from them: the first values of each row that are decided
+    differently, and which rows have any."""
+    start, reach = leaf_of(batch, domain.place), radius * domain.range
+    best, hit = start.clone(), torch.zeros(batch.size, dtype=torch.bool)
+    values = domain.clip(start + away)
+    for _ in range(STEPS):
+        values, apart = _step(pair, batch, domain.place, values, reach * 2.5 / STEPS, held)
+        values = domain.clip(torch.minimum(torch.maximum(values, start - reach), start + reach))
+        best, hit = _keep(best, hit, *apart)
+        if bool(hit.all()):
+            return best, hit
+    return _keep(best, hit, values, pair.differ(with_leaf(batch, domain.place, values)))
 
 
 def _keep(best: Tensor, hit: Tensor, values: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpo.api.benching import bench
-    from mpo.api.contracts import contract
+    from mpo.api.contracts import contract, decompose
     from mpo.api.runs import analyze, load, optimize, plan, read_report
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
@@ -24,6 +24,7 @@ __all__ = [
     "analyze",
     "bench",
     "contract",
+    "decompose",
     "load",
     "optimize",
     "plan",
@@ -36,6 +37,7 @@ _HOMES = {
     "analyze": "mpo.api.runs",
     "bench": "mpo.api.benching",
     "contract": "mpo.api.contracts",
+    "decompose": "mpo.api.contracts",
     "load": "mpo.api.runs",
     "optimize": "mpo.api.runs",
     "plan": "mpo.api.runs",

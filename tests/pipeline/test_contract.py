@@ -20,7 +20,8 @@ from mpo.exporters.onnx import export_onnx
 from mpo.optimizer.loading import load_model
 from mpo.optimizer.subject import Subject
 from mpo.records import Contract
-from mpo.render.contract import sentence, terminal
+from mpo.render.contract import terminal
+from mpo.render.contracttext import sentence
 
 TINY = Path(__file__).parents[1] / "subjects" / "tiny.py"
 
@@ -266,7 +267,7 @@ def test_an_undecided_contract_fails_only_when_strict(tmp_path: Path) -> None:
     ("options", "told"),
     [
         (("--tau", "1", "--mass", "10%"), "--tau and --mass"),
-        (("--claims", "everything"), "are no claims"),
+        (("--claims", "everything"), "everything is no claim"),
         (("--eps", "shore=5%"), "names no stratum"),
         (("--confidence", "1"), "A confidence of 1"),
         (("--tau", "-1"), "holds nothing or all"),

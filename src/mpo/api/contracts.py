@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo.api.runs import silent
+from mpo.api.runs import optimize, silent
+from mpo.optimizer.subject import Subject
 from mpo.pipeline.claims import make_terms
 from mpo.pipeline.context import Progress
 from mpo.pipeline.contract import make_contract
 from mpo.pipeline.contractscene import Asked
 from mpo.pipeline.deciders import Named
 from mpo.pipeline.story import steady_torch
-from mpo.records import Contract
+from mpo.recipe import DECOMPOSED
+from mpo.records import Contract, Report
 
 
 def contract(
@@ -54,3 +57,25 @@ def contract(
     )
     with steady_torch():
         return make_contract(asked, progress)
+
+
+def decompose(
+    subject: str | Path | Subject,
+    classes: Sequence[int],
+    budget: str | Sequence[str] = (),
+    *,
+    contract: str = DECOMPOSED,
+    **options: Any,
+) -> Report:
+    """A smaller model for some of the classes, all others counting as one, under a contract.
+
+    Args:
+        classes: their numbers.
+        contract: the terms that the result must not break.
+        options: as `optimize` takes them.
+
+    Raises:
+        UsageError: bad input, or classes that the model does not have.
+        InfeasibleError: no plan holds the budgets.
+    """
+    return optimize(subject, budget, classes=tuple(classes), contract=contract, **options)

@@ -16,7 +16,7 @@ from torch import nn
 from mpo.errors import UsageError
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
-from mpo.pipeline.context import Context, Progress, subject_of
+from mpo.pipeline.context import Context, Progress, asked_for, subject_of
 from mpo.pipeline.dryrun import dry_run
 from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import is_run, rebuild
@@ -96,7 +96,7 @@ def under_way(
     progress: Progress,
 ) -> Iterator[Context]:
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
-    found = subject or subject_of(recipe)
+    found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with opened(recipe.target) as targets:
         places = places_of(recipe, targets)
         with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
@@ -208,7 +208,7 @@ def analyze_recipe(
     recipe: Recipe, subject: Subject | None = None, progress: Progress = silent
 ) -> Analysis:
     """The analysis of a recipe's subject; writes nothing."""
-    found = subject or subject_of(recipe)
+    found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with (
         steady_torch(),
         tempfile.TemporaryDirectory(prefix="mpo-analyze-") as name,

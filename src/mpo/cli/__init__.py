@@ -13,6 +13,7 @@ from mpo import __version__
 from mpo.cli.analyze import analyze
 from mpo.cli.bench import bench
 from mpo.cli.contract import contract
+from mpo.cli.decompose import decompose
 from mpo.cli.doctor import doctor
 from mpo.cli.history import history
 from mpo.cli.optimize import optimize
@@ -28,7 +29,18 @@ def cli() -> None:
     measured to fit, and the proof."""
 
 
-for command in (optimize, plan, analyze, report, profile, doctor, bench, history, contract):
+for command in (
+    optimize,
+    plan,
+    analyze,
+    report,
+    profile,
+    doctor,
+    bench,
+    history,
+    contract,
+    decompose,
+):
     cli.add_command(command)
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from mpo.cli.options import with_options
 from mpo.cli.running import run
 from mpo.cli.showing import console
 
 if TYPE_CHECKING:
     from mpo.pipeline.claims import Terms
+    from mpo.records import Contract
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 STRATA = ("overall", "region", "class")
@@ -44,9 +46,7 @@ def term_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="What is claimed; commas between.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 @click.command()
@@ -90,6 +90,7 @@ def term_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--strict", is_flag=True, help="An undecided contract fails too (exit 5).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything drawn.")
+@click.option("--html", type=FILE, help="Write the page to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
@@ -123,6 +124,8 @@ def contract(
         )
         with prints_to_stderr(), steady_torch(), Bars(quiet=quiet or as_json) as bars:
             record = make_contract(asked, bars)
+        if options["html"] is not None:
+            write_page(record, options["html"])
         if as_json:
             click.echo(record.model_dump_json(indent=1))
         elif not quiet:
@@ -132,23 +135,26 @@ def contract(
     run(work, verbose=verbose, as_json=as_json)
 
 
+def write_page(record: Contract, path: Path) -> None:
+    """The contract's own page."""
+    from mpo.render.contracthtml import page
+    from mpo.store import writable, write_atomic
+
+    with writable(path):
+        write_atomic(path, page(record))
+
+
 def terms_of(options: dict[str, Any]) -> Terms:
     """The terms that these options come to."""
     from mpo.errors import UsageError
-    from mpo.pipeline.claims import Terms, parse_eps
+    from mpo.pipeline.claims import make_terms
     from mpo.units import parse_share
 
     if options["tau"] is not None and options["mass"] is not None:
         raise UsageError("--tau and --mass both set the region.", hint="Give one of them.")
-    strata = tuple(part.strip() for part in options["claims"].split(",") if part.strip())
-    unknown = [part for part in strata if part not in STRATA]
-    if unknown or not strata:
-        raise UsageError(
-            f"{options['claims']!r} are no claims.", hint=f"Known: {', '.join(STRATA)}."
-        )
-    return Terms(
-        eps=parse_eps(options["eps"]),
-        strata=strata,
+    return make_terms(
+        eps=options["eps"],
+        strata=tuple(part.strip() for part in options["claims"].split(",") if part.strip()),
         confidence=options["confidence"],
         tau=options["tau"],
         mass=parse_share(options["mass"] or "10%"),

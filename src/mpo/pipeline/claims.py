@@ -71,7 +71,7 @@ def make_terms(**values: Any) -> Terms:
     """Terms from plain values: `eps` may be a share, a text, or several texts.
 
     Raises:
-        UsageError: an unknown key, or a value out of range.
+        UsageError: an unknown key or claim, an eps or a confidence out of range.
     """
     eps = values.pop("eps", ())
     texts = (
@@ -84,7 +84,15 @@ def make_terms(**values: Any) -> Terms:
                 f"A contract has no {key!r}.{nearest(key, known)}",
                 hint=f"Known: {', '.join(known)}.",
             )
-    return Terms(eps=parse_eps(texts), **values)
+    terms = Terms(eps=parse_eps(texts), **values)
+    unknown = [name for name in terms.strata if name not in STRATA]
+    if unknown or not terms.strata:
+        raise UsageError(
+            f"{', '.join(map(str, unknown)) or 'Nothing'} is no claim.",
+            hint=f"Known: {', '.join(STRATA)}.",
+        )
+    terms.alpha(1)
+    return terms
 
 
 def parse_eps(texts: Sequence[str]) -> dict[Stratum, float]:

@@ -39,6 +39,7 @@ from mpo.records.contracts import Judged
 from mpo.timing import Stages
 
 BROKEN, UNDECIDED = 4, 5
+MINABLE = ("classes", "sides")  # outputs with one decision an example
 
 
 def make_contract(asked: Asked, progress: Progress) -> Contract:
@@ -52,13 +53,14 @@ def make_contract(asked: Asked, progress: Progress) -> Contract:
     with stages.timed("load"):
         scene = set_scene(asked, progress)
     with stages.timed("calibrate"):
-        calibrated = calibrate(scene, asked.terms)
+        validation = scene.splits.validation
+        calibrated = calibrate(scene.original.predict, scene.reading, validation, asked.terms)
     with stages.timed("compare"):
         fresh = Fresh(scene.splits.test, known_keys(scene.splits.train, scene.splits.validation))
         found, qualities, claims = compare(asked, scene, calibrated, fresh, progress)
     mining: Mining | None = None
     witnesses: tuple[Witness, ...] = ()
-    if asked.mine:
+    if asked.mine or (asked.mine is None and scene.reading.outputs in MINABLE):
         from mpo.pipeline.mined import mine
 
         with stages.timed("mine"):

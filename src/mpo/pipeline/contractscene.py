@@ -3,18 +3,19 @@ sample is looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import limit, primary
-from mpo.optimizer.decisions import Reading, Tallied, margins, reading_of
+from mpo.optimizer.batches import Batch, limit, primary
+from mpo.optimizer.decisions import Reading, Tallied, counted, margins, reading_of
 from mpo.optimizer.labels import shifts_labels
-from mpo.optimizer.quality import check_predict
+from mpo.optimizer.quality import Predict, check_predict
 from mpo.optimizer.splits import Splits
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.claims import Terms
@@ -36,7 +37,7 @@ class Asked:
         terms: what is claimed.
         seed: of everything drawn.
         strict: an undecided contract ends with 5.
-        mine: search for counterexamples.
+        mine: search for counterexamples; None where they can be searched.
         radius: of the search, as a share of the inputs' range.
         witnesses: where the found inputs are saved; None to save none.
     """
@@ -47,7 +48,7 @@ class Asked:
     terms: Terms = field(default_factory=Terms)
     seed: int = 0
     strict: bool = False
-    mine: bool = False
+    mine: bool | None = False
     radius: float = 0.1
     witnesses: Path | None = None
 
@@ -99,8 +100,10 @@ def set_scene(asked: Asked, progress: Progress) -> Scene:
     return Scene(subject, original, candidate, splits, reading)
 
 
-def calibrate(scene: Scene, terms: Terms) -> Calibrated:
-    """Fix the region, or the tolerance, on the validation split.
+def calibrate(
+    predict: Predict, reading: Reading, split: Iterable[Batch], terms: Terms
+) -> Calibrated:
+    """Fix the region, or the tolerance, by the original's outputs on a split.
 
     Raises:
         UsageError: a mass outside (0, 1), or a negative tau or tolerance.
@@ -110,24 +113,30 @@ def calibrate(scene: Scene, terms: Terms) -> Calibrated:
             f"A region of mass {terms.mass:g} or margin {terms.tau} holds nothing or all.",
             hint="Give --mass in (0, 1), such as 10%, or a --tau of 0 or more.",
         )
-    values = scene.reading.outputs == "values"
+    values = reading.outputs == "values"
     if terms.tau is not None and not values:
         return Calibrated(terms.tau, 0.0, 0.0, 0)
     seen: list[torch.Tensor] = []
     samples = 0
-    for batch in scene.splits.validation:
-        outputs = scene.original.predict(batch)
+    for batch in split:
+        outputs = predict(batch)
         samples += batch.size
         if values:
             seen.append(primary(outputs).double().reshape(-1))
         else:
-            seen.append(margins(scene.reading.logits(outputs, batch)).double().reshape(-1))
+            seen.append(_margins(reading.logits(outputs, batch), batch))
     column = torch.cat(seen).numpy()
     if values:
         spread = float(column.std())
         return Calibrated(None, _tolerance(terms.tolerance, spread), spread, samples)
     tau = float(np.quantile(column, terms.mass, method="higher"))
     return Calibrated(tau, 0.0, 0.0, samples)
+
+
+def _margins(logits: Tensor, batch: Batch) -> Tensor:
+    """Of every decision that counts."""
+    found = margins(logits).double()
+    return found if logits.dim() == 2 else found[counted(logits, batch)]
 
 
 def _tolerance(text: str, spread: float) -> float:

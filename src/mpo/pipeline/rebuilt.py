@@ -9,7 +9,7 @@ from torch import nn
 from mpo.errors import UsageError
 from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
-from mpo.pipeline.context import subject_of
+from mpo.pipeline.context import asked_for, subject_of
 from mpo.recipe import Recipe, make_recipe, read_recipe
 from mpo.records import Plan
 from mpo.store import MARKER, RECIPE, started_in
@@ -33,11 +33,21 @@ def rebuild(run: Path, subject: Subject | None = None) -> nn.Module:
     if not plan_file.is_file():
         raise UsageError(f"{run} holds no plan.json.", hint="Name a finished run's folder.")
     plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
-    factory = (subject or subject_of_run(run)).build
+    found = subject_of_run(run) if subject is None else asked_for(subject, recipe_of_run(run))
+    factory = found.build
     weights = run / "model.safetensors"
     if not plan.removed and not weights.is_file():
         return factory()  # the original met the budget
     return load_pruned(factory, plan.removed, weights).eval()
+
+
+def recipe_of_run(run: Path) -> Recipe:
+    """The recipe that a run was made by.
+
+    Raises:
+        UsageError: no recipe there, or one with unknown keys.
+    """
+    return make_recipe(**read_recipe(run / RECIPE))
 
 
 def subject_of_run(run: Path) -> Subject:
@@ -46,9 +56,8 @@ def subject_of_run(run: Path) -> Subject:
     Raises:
         UsageError: it is gone, or was made in memory.
     """
-    recipe: Recipe = make_recipe(**read_recipe(run / RECIPE))
     try:
-        return subject_of(recipe, started_in(run))
+        return subject_of(recipe_of_run(run), started_in(run))
     except UsageError as error:
         memory = "if it was made in memory, give it: mpo.load(run, subject)"
         raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error

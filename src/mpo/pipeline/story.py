@@ -16,6 +16,7 @@ from mpo.exporters.external import write_external
 from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.context import Context
+from mpo.pipeline.guard import check_terms, stage_contract
 from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
 from mpo.pipeline.planning import make_plan
@@ -47,6 +48,7 @@ def tell(context: Context) -> Report:
             "No budget is given.",
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
+    check_terms(context)
     with steady_torch():
         _ = context.outputs
         context = with_sessions(context)
@@ -61,7 +63,9 @@ def tell(context: Context) -> Report:
         folder = context.folder.path
         optimized = stage_model(context, model, "optimized", OPTIMIZED, folder / ORIGINAL)
         ratios = pair_ratios(context, folder / ORIGINAL, folder / OPTIMIZED)
-    return make_report(context, Outcome(original, optimized, ratios, analysis, plan, recovery))
+        contract = stage_contract(context, model)
+    outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract)
+    return make_report(context, outcome)
 
 
 def prepare(context: Context) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis
 from mpo.records.budgets import BudgetResult
+from mpo.records.contracts import Contract
 from mpo.records.devices import Environment
 from mpo.records.figures import Artifact, ModelFigures, OnTarget, Parity, Ratio, Ratios, Recovery
 from mpo.records.plans import Plan
@@ -34,7 +35,7 @@ class Report(Document):
     seed: int
     budgets: tuple[BudgetResult, ...]
     met: bool
-    status: Literal["met", "already-met", "infeasible", "below-floor"]
+    status: Literal["met", "already-met", "infeasible", "below-floor", "contract-broken"]
     max_drop: float
     original: ModelFigures
     optimized: ModelFigures
@@ -47,6 +48,7 @@ class Report(Document):
     analysis: Analysis
     plan: Plan
     environment: Environment
+    contract: Contract | None = None
     others: tuple[TargetReport, ...] = ()
     seconds: dict[str, float]
     warnings: tuple[str, ...]
