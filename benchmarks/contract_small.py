@@ -1,7 +1,7 @@
 """Decisions near the boundary on small networks: what pruning turns, what recovery and learned
 gates bring back. A residual CNN and a transformer, both trained from scratch on the same pictures.
 
-    python benchmarks/contract_small.py [--seeds 3] [--data digits|fashion] [--out FILE]
+    python benchmarks/contract_small.py [--seeds 3] [--data digits|fashion] [--kinds cnn,...]
 
 1. Depth: blocks go by measured joint KL, one short distillation each: accuracy, disagreement
    overall and in the region, claims and mined witnesses at three depths.
@@ -307,27 +307,30 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", choices=["digits", "fashion"], default="digits")
+    parser.add_argument("--kinds", default="cnn,transformer")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     parts = digits() if given.data == "digits" else fashion()
-    result: dict[str, Any] = {
+    out = given.out or ROOT / f"benchmarks/results/contract_{given.data}.json"
+    head: dict[str, Any] = {
         "command": f"python benchmarks/contract_small.py --data {given.data} --seeds {given.seeds}",
         "terms": {**TERMS, "confidence": 0.95},
         "samples": {name: len(part[1]) for name, part in parts.items()},
     }
-    for kind in ("cnn", "transformer"):
+    for kind in given.kinds.split(","):
         start = time.monotonic()
         bench = Bench(replace(trained(kind, parts, 0), name=kind))
         accuracy = bench.quality(bench.model).value
         print(f"{kind}: {accuracy:.3f} on validation, {time.monotonic() - start:.0f} s", flush=True)
-        result[kind] = {
+        found = {
             "validation_accuracy": accuracy,
             "depth": depth(bench),
             "recovery": recovery(bench, given.seeds),
             "choice": choice(bench),
         }
-        out = given.out or ROOT / f"benchmarks/results/contract_{given.data}.json"
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        # kinds may be made by several calls
+        kept = json.loads(out.read_text()) if out.is_file() else {}
+        out.write_text(json.dumps({**kept, **head, kind: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

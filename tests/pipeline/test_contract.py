@@ -19,6 +19,7 @@ from mpo.errors import UsageError
 from mpo.exporters.onnx import export_onnx
 from mpo.optimizer.loading import load_model
 from mpo.optimizer.subject import Subject
+from mpo.pipeline.claims import make_terms
 from mpo.records import Contract
 from mpo.render.contract import terminal
 from mpo.render.contracttext import sentence
@@ -104,6 +105,7 @@ def test_claims_share_the_error_probability() -> None:
     assert [claim.alpha for claim in one] == [pytest.approx(0.025)]
     later = judged(Linear(), strata=("overall",), look=3).claims
     assert [claim.alpha for claim in later] == [pytest.approx(0.05 / 12)]
+    assert make_terms(look=3, looks=4).alpha(2) == pytest.approx(0.05 / 12 / 4 / 2)
 
 
 def test_looks_stop_early_on_a_clear_case() -> None:

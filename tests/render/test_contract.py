@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mpo.records import (
     Certificate,
@@ -23,6 +25,8 @@ from mpo.records import (
 from mpo.render.contracthtml import page, section
 from mpo.render.contracttext import percent, sentence
 from mpo.render.html import html
+from mpo.render.markdown import markdown
+from mpo.render.terminal import terminal
 from mpo.render.text import verdict
 from tests.render.test_html import Page
 
@@ -154,6 +158,10 @@ def test_a_report_shows_its_contract_and_names_it_in_the_verdict(broken: Report)
     ids = found.values("id")
     assert len(ids) == len(set(ids))
     assert "contract-head" in ids
+    assert "**Contract broken:** With 95 %" in markdown(broken)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(terminal(broken))
+    assert "broken  With 95 % confidence" in console.export_text()
     told = verdict(broken)
     assert (told.word, told.tone) == ("Contract broken", "bad")
     assert "at least 8.1 % of inputs near" in told.sentence

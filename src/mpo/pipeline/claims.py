@@ -63,8 +63,8 @@ class Terms:
 
     def alpha(self, claims: int) -> float:
         """Of one claim at one look."""
-        spent = open_share(self.look) if self.look else planned_share(self.looks)
-        return claim_alpha(self.confidence, claims, spent)
+        spent = open_share(self.look) if self.look else 1.0
+        return claim_alpha(self.confidence, claims, spent * planned_share(self.looks))
 
 
 def make_terms(**values: Any) -> Terms:
