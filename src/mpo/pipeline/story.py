@@ -18,6 +18,7 @@ from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.combining import combined_plan, posed
 from mpo.pipeline.context import Context
 from mpo.pipeline.finishing import finish
+from mpo.pipeline.guard import check_terms, stage_contract
 from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
@@ -51,6 +52,7 @@ def tell(context: Context) -> Report:
             "No budget is given.",
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
+    check_terms(context)
     with steady_torch():
         require_data(context, context.recipe.precision)
         _ = context.outputs
@@ -64,7 +66,9 @@ def tell(context: Context) -> Report:
         folder = context.folder.path
         optimized = stage_result(context, model, original, plan)
         ratios = pair_ratios(context, folder / ORIGINAL, folder / OPTIMIZED)
-    return make_report(context, Outcome(original, optimized, ratios, analysis, plan, recovery))
+        contract = stage_contract(context, model)
+    outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract)
+    return make_report(context, outcome)
 
 
 def prepare(context: Context) -> None:
