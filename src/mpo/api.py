@@ -14,19 +14,19 @@ from pydantic import ValidationError
 from torch import nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, subject_of
 from mpo.pipeline.dryrun import dry_run
 from mpo.pipeline.places import places_of
+from mpo.pipeline.rebuilt import finished_run, is_run
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import MARKER, RECIPE, RunFolder, open_run, started_in
+from mpo.store import RECIPE, RunFolder, open_run
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -142,11 +142,6 @@ def plan(
     )
 
 
-def is_run(path: Path) -> bool:
-    """Whether this is a run folder."""
-    return (path / MARKER).is_file()
-
-
 def plan_run(run: Path, budget: Sequence[str], *, explain: bool = False) -> Plan:
     """The plan that a run folder's saved stages give for these budgets."""
     recipe = make_recipe(**read_recipe(run / RECIPE))
@@ -251,22 +246,4 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     Raises:
         UsageError: no finished run there, or its subject is gone.
     """
-    folder = Path(run)
-    recipe = make_recipe(**read_recipe(folder / RECIPE))
-    plan_file = folder / "plan.json"
-    if not plan_file.is_file():
-        raise UsageError(f"{folder} holds no plan.json.", hint="Name a finished run's folder.")
-    plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
-    factory = (subject or _named_subject(recipe, folder)).build
-    weights = folder / "model.safetensors"
-    if not plan.removed and not weights.is_file():
-        return factory()  # the original met the budget
-    return load_pruned(factory, plan.removed, weights).eval()
-
-
-def _named_subject(recipe: Recipe, folder: Path) -> Subject:
-    try:
-        return subject_of(recipe, started_in(folder))
-    except UsageError as error:
-        memory = "if it was made in memory, give it: mpo.load(run, subject)"
-        raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error
+    return finished_run(Path(run), subject).model

@@ -36,11 +36,13 @@ from mpo.records.engines import (
     NodeFault,
     ShapeRange,
 )
+from mpo.records.exports import Export, ExportAxis, Tracer, Trunk
 from mpo.records.figures import (
     Artifact,
     Latency,
     ModelFigures,
     OnTarget,
+    OutputParity,
     Parity,
     Quality,
     Ratio,
@@ -93,6 +95,8 @@ __all__ = [
     "EngineResult",
     "EngineRun",
     "Environment",
+    "Export",
+    "ExportAxis",
     "Exported",
     "Fit",
     "Front",
@@ -110,6 +114,7 @@ __all__ = [
     "NodeFault",
     "Noise",
     "OnTarget",
+    "OutputParity",
     "Package",
     "Parity",
     "Place",
@@ -129,7 +134,9 @@ __all__ = [
     "ShapeRange",
     "Source",
     "TargetReport",
+    "Tracer",
     "Trial",
+    "Trunk",
     "UnitCost",
     "Which",
 ]

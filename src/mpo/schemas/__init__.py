@@ -9,9 +9,19 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from mpo.records import Bench, CostTable, DeviceProfile, Doctor, HistoryEntry, Plan, Record, Report
+from mpo.records import (
+    Bench,
+    CostTable,
+    DeviceProfile,
+    Doctor,
+    Export,
+    HistoryEntry,
+    Plan,
+    Record,
+    Report,
+)
 
-Name = Literal["bench", "history", "report", "plan", "device", "costs", "doctor"]
+Name = Literal["bench", "history", "report", "plan", "device", "costs", "doctor", "export"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _RECORDS: dict[Name, tuple[type[Record], int]] = {
@@ -22,6 +32,7 @@ _RECORDS: dict[Name, tuple[type[Record], int]] = {
     "device": (DeviceProfile, 1),
     "costs": (CostTable, 1),
     "doctor": (Doctor, 1),
+    "export": (Export, 1),
 }
 
 

@@ -1,0 +1,76 @@
+"""A finished run read back: its recipe, its subject, and the pruned model as factory + plan +
+weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mpo.errors import UsageError
+from mpo.optimizer.artifact import load_pruned
+from mpo.optimizer.subject import Subject
+from mpo.pipeline.context import subject_of
+from mpo.recipe import Recipe, make_recipe, read_recipe
+from mpo.records import Plan
+from mpo.store import MARKER, RECIPE, fingerprint, started_in
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run folder holds.
+
+    Attributes:
+        recipe: as it was run.
+        subject: that it was run on.
+        plan: what was removed.
+        model: the pruned one in eval mode; the original when nothing was removed.
+    """
+
+    recipe: Recipe
+    subject: Subject
+    plan: Plan
+    model: nn.Module
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run folder."""
+    return (path / MARKER).is_file()
+
+
+def plan_digest(plan: Plan) -> str:
+    """What names a plan inside the files made from it: the fingerprint of its record."""
+    return fingerprint(plan.model_dump(mode="json"))
+
+
+def finished_run(run: Path, subject: Subject | None = None) -> FinishedRun:
+    """Read a run folder.
+
+    Args:
+        run: its folder.
+        subject: in memory, when the run was made from one.
+
+    Raises:
+        UsageError: no finished run there, or its subject is gone.
+    """
+    recipe = make_recipe(**read_recipe(run / RECIPE))
+    plan_file = run / "plan.json"
+    if not plan_file.is_file():
+        raise UsageError(f"{run} holds no plan.json.", hint="Name a finished run's folder.")
+    plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
+    found = subject or _named_subject(recipe, run)
+    weights = run / "model.safetensors"
+    if not plan.removed and not weights.is_file():
+        model = found.build()  # the original met the budget
+    else:
+        model = load_pruned(found.build, plan.removed, weights).eval()
+    return FinishedRun(recipe, found, plan, model)
+
+
+def _named_subject(recipe: Recipe, folder: Path) -> Subject:
+    try:
+        return subject_of(recipe, started_in(folder))
+    except UsageError as error:
+        memory = "if it was made in memory, give the subject too: mpo.load(run, subject)"
+        raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error
