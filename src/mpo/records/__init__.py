@@ -23,6 +23,7 @@ from mpo.records.bench import (
 )
 from mpo.records.blocks import Analysis, Block, Cluster, Harm
 from mpo.records.budgets import Budget, BudgetResult, Metric
+from mpo.records.conversions import Conversion, KeptNode, Precision, Runtime
 from mpo.records.costs import Anchor, CostTable, Fit, How, Line, UnitCost
 from mpo.records.devices import Cpu, Device, Environment, Gpu, Jetson, SessionOptions
 from mpo.records.doctor import Advisory, Doctor, Package, Place, Trial
@@ -82,6 +83,7 @@ __all__ = [
     "BudgetResult",
     "Cluster",
     "Conditions",
+    "Conversion",
     "CostTable",
     "Cpu",
     "Device",
@@ -106,6 +108,7 @@ __all__ = [
     "HistoryEntry",
     "How",
     "Jetson",
+    "KeptNode",
     "Latency",
     "Limits",
     "Line",
@@ -121,6 +124,7 @@ __all__ = [
     "Plan",
     "PlanCandidate",
     "PlannedBudget",
+    "Precision",
     "Quality",
     "Ratio",
     "Ratios",
@@ -128,6 +132,7 @@ __all__ = [
     "Record",
     "Recovery",
     "Report",
+    "Runtime",
     "SessionChoice",
     "SessionOptions",
     "SessionTrial",
