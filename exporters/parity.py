@@ -23,7 +23,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def check_parity(
-    model: nn.Module, path: Path, batches: Sequence[Call], primary: Callable[[Any], Tensor]
+    model: nn.Module,
+    path: Path,
+    batches: Sequence[Call],
+    primary: Callable[[Any], Tensor],
+    max_rel: float = MAX_REL,
+    min_agreement: float = MIN_AGREEMENT,
 ) -> Parity:
     """Compare the file with the model on every batch; both run on the CPU in eval mode.
 
@@ -38,6 +43,7 @@ def check_parity(
         batches: calls of real samples, of at least two batch sizes when the file's batch is
             dynamic.
         primary: picks the deciding tensor out of the model's outputs.
+        max_rel, min_agreement: what counts as parity; a file in another precision needs more room.
 
     Raises:
         UsageError: no batches, or a file that cannot be loaded.
@@ -57,8 +63,8 @@ def check_parity(
             rows.append(([leaf.detach().cpu().numpy() for leaf in leaves], answer))
     except MpoError as error:
         return _failed(sizes, error.message)
-    parity = judge(wanted, found, sizes)
-    return with_outputs(parity, onnx.outputs, rows)
+    parity = judge(wanted, found, sizes, max_rel, min_agreement)
+    return with_outputs(parity, onnx.outputs, rows, max_rel, min_agreement)
 
 
 def with_outputs(
@@ -66,12 +72,14 @@ def with_outputs(
     names: Sequence[str],
     rows: Sequence[tuple[Sequence[Any], Sequence[Any]]],
     max_rel: float = MAX_REL,
+    min_agreement: float = MIN_AGREEMENT,
 ) -> Parity:
     """The same judgement with every output in it; one that is off takes the parity away.
 
     Args:
         rows: for each batch all outputs as they were wanted and as they were found.
         max_rel: largest difference over an output's scale.
+        min_agreement: share of equal entries in an output of integers.
     """
     kept, reason = [], parity.reason
     for place, name in enumerate(names):
@@ -83,7 +91,7 @@ def with_outputs(
         got = np.concatenate([one.reshape(-1) for _, one in pairs])
         if want.dtype.kind != "f":
             same = float((want == got).mean()) if want.size else 1.0
-            if same < MIN_AGREEMENT:
+            if same < min_agreement:
                 reason = reason or f"Output {name} has {same:.2%} equal entries."
             continue
         figures, apart = _figures(name, want.astype(np.float64), got.astype(np.float64))

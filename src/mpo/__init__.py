@@ -10,17 +10,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpo.api import analyze, load, optimize, plan, read_report
+    from mpo.api import analyze, export, load, optimize, plan, read_report
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
 
 __version__ = "0.1.0"
-__all__ = ["Data", "Subject", "__version__", "analyze", "load", "optimize", "plan", "read_report"]
+__all__ = [
+    "Data",
+    "Subject",
+    "__version__",
+    "analyze",
+    "export",
+    "load",
+    "optimize",
+    "plan",
+    "read_report",
+]
 
 _HOMES = {
     "Data": "mpo.optimizer.splits",
     "Subject": "mpo.optimizer.subject",
     "analyze": "mpo.api",
+    "export": "mpo.api",
     "load": "mpo.api",
     "optimize": "mpo.api",
     "plan": "mpo.api",

@@ -59,12 +59,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder last through a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -187,7 +188,7 @@ def _commit(temporary: Path, target: Path, key: str, seconds: float) -> dict[str
     write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return manifest
 
 

@@ -13,6 +13,7 @@ from mpo import __version__
 from mpo.cli.analyze import analyze
 from mpo.cli.bench import bench
 from mpo.cli.doctor import doctor
+from mpo.cli.export import export
 from mpo.cli.history import history
 from mpo.cli.optimize import optimize
 from mpo.cli.plan import plan
@@ -27,7 +28,7 @@ def cli() -> None:
     measured to fit, and the proof."""
 
 
-for command in (optimize, plan, analyze, report, profile, doctor, bench, history):
+for command in (optimize, plan, analyze, export, report, profile, doctor, bench, history):
     cli.add_command(command)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mpo.records.base import Document, Record
+from mpo.records.conversions import Conversion, Precision
 from mpo.records.engines import Exported
 from mpo.records.figures import Artifact, Parity, Quality
 
@@ -39,11 +40,13 @@ class Trunk(Record):
         opset: as read back from the file.
         nodes: in the file; `raw_nodes` before simplification.
         simplified: whether onnxsim's graph was kept; `simplify_reason` says why not.
-        precision: of the file that is handed out; `precision_note` says how it was made.
+        precision: of the file that is handed out; `conversion` says how it was made of the float32
+            graph.
         axes: the free ones.
         parity: of the float32 graph with the torch model; None without a torch model.
-        reduced: of the file in the asked precision with the float32 graph; None for fp32.
+        reduced: of the file in another precision with the torch model; None for fp32.
         quality: the task's metric on the test split by what answered: "torch" or "onnx".
+        dropped: quality that the file lost on validation, as --max-drop counts it; None for fp32.
         metadata: what was written into the file.
     """
 
@@ -53,12 +56,13 @@ class Trunk(Record):
     raw_nodes: int
     simplified: bool
     simplify_reason: str = ""
-    precision: str = "fp32"
-    precision_note: str = ""
+    precision: Precision = "fp32"
+    conversion: Conversion | None = None
     axes: tuple[ExportAxis, ...] = ()
     parity: Parity | None = None
     reduced: Parity | None = None
     quality: dict[str, Quality] = Field(default_factory=dict)
+    dropped: float | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -72,7 +76,8 @@ class Export(Document):
         trunk: the ONNX file.
         formats: every asked format, in the asked order, with its reason when it was not made.
         artifacts: the files, relative to the folder of this record.
-        status: "partial" when a format could not be made (exit code 7).
+        status: "partial" when a format could not be made (exit code 7); "below-floor" when the
+            file in the asked precision lost more quality than allowed (exit code 3).
         seconds: by step.
     """
 
@@ -85,11 +90,11 @@ class Export(Document):
     trunk: Trunk
     formats: tuple[Exported, ...]
     artifacts: tuple[Artifact, ...]
-    status: Literal["complete", "partial"]
+    status: Literal["complete", "partial", "below-floor"]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with: 0, or 7 when a format is missing."""
-        return 7 if self.status == "partial" else 0
+        """What the command ends with."""
+        return {"complete": 0, "below-floor": 3, "partial": 7}[self.status]
