@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ def data_path(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes of all initializers, wherever they lie."""
+    return sum(
+        len(tensor.raw_data) or math.prod(tensor.dims) * 4 for tensor in model.graph.initializer
+    )
+
+
 def write_inline(graph: ModelProto, path: Path) -> tuple[ExportedFile, ...]:
     """Write graph and weights as one file, whole or not at all."""
     raw = graph.SerializeToString(deterministic=True)
@@ -57,6 +65,8 @@ def write_external(
     target = data_path(path)
     with writable(target):
         data = _write_weights(graph, target, source)
+    for stale in [one for one in graph.metadata_props if one.key == DIGEST]:
+        graph.metadata_props.remove(stale)
     note = graph.metadata_props.add()
     note.key, note.value = DIGEST, data.sha256
     return (*write_inline(graph, path), data)

@@ -65,11 +65,6 @@ def share_weights(model: ModelProto) -> int:
     return saved
 
 
-def weight_bytes(model: ModelProto) -> int:
-    """Bytes of all initializers that lie in the graph itself."""
-    return sum(_size(tensor) for tensor in model.graph.initializer)
-
-
 def _size(tensor: TensorProto) -> int:
     return len(tensor.raw_data) or tensor.ByteSize()
 

@@ -16,7 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto
 
-from mpo.exporters.sharing import share_weights, weight_bytes
+from mpo.exporters.external import weight_bytes
+from mpo.exporters.sharing import share_weights
 
 GROWTH, ROOM = 0.01, 4096  # share and bytes that folded constants may add to the weights
 TOLERANCE = 1e-4  # of the output's largest magnitude; folding only reorders float32 sums

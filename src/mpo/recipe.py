@@ -46,7 +46,8 @@ class Recipe(Record):
     each recovery; `candidates` is how many diverse plans a short recovery compares; `threads` 0
     means the target's physical cores; `effort` "quick" measures for a fraction of the time, with
     wider intervals. Every
-    budget must hold on every `target`; the figures of the first one lead the report.
+    budget must hold on every `target`; the figures of the first one lead the report. `export` names
+    formats that the result is written in beside ONNX.
     """
 
     subject: str
@@ -67,6 +68,7 @@ class Recipe(Record):
     allow_pickle: bool = False
     data: str | None = None
     input: tuple[str, ...] = ()
+    export: tuple[str, ...] = ()
 
     def budgets(self) -> tuple[Budget, ...]:
         """Every bound that must hold."""

@@ -34,6 +34,7 @@ RESULTS = (
     "report.md",
     "similarity.npz",
 )
+FORMATS = "model.*"  # the result in whatever format a plugin makes
 OWN = (*RESULTS, RECIPE, "journal.jsonl", "stages", MARKER)
 
 
@@ -161,7 +162,8 @@ class RunFolder:
     def _drop_results(self) -> None:
         """Delete results that an earlier call left: they are of stages that are no more."""
         with writable(self.path):
-            for name in set(RESULTS) - self._written:
+            made = {path.name for path in self.path.glob(FORMATS)}
+            for name in ({*RESULTS} | made) - self._written:
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -253,7 +255,7 @@ def _locked(path: Path) -> IO[str]:
 
 def _empty(path: Path) -> None:
     """Delete what mpo writes, the marker last, so that a killed deletion can be gone on with."""
-    for name in OWN:
+    for name in dict.fromkeys((*(one.name for one in path.glob(FORMATS)), *OWN)):
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

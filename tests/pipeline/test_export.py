@@ -1,4 +1,4 @@
-"""`mpo export`: every file is there, checked and told of; what cannot be made costs nothing else."""
+"""`mpo export`: every file is there, checked and told of; what fails costs nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mpo.optimizer.artifact import save_model
 from mpo.optimizer.loading import load_subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.dynamic import parse_dynamic
-from mpo.records import Export, Plan
+from mpo.records import Export, Plan, Report
 from mpo.render.export import export_table
 from mpo.schemas import load as schema
 from mpo.store import MARKER, RECIPE
@@ -194,3 +194,28 @@ def test_dynamic_is_read() -> None:
     assert parse_dynamic(["none"]) is None
     with pytest.raises(UsageError, match="names no axis"):
         parse_dynamic(["a:b:c"])
+
+
+def test_a_run_ends_with_the_formats_it_was_asked_for_and_7_when_one_is_missing(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("openvino")
+    options = ["optimize", str(PAIR), "-b", "params=100%", "--threads", "1", "--effort", "quick"]
+    options += ["--export", "openvino,tensorrt", "-o", str(tmp_path / "run"), "--json"]
+    result = CliRunner().invoke(cli, options)
+    assert result.exit_code == 7, result.output
+    report = Report.model_validate_json(result.stdout)
+    jsonschema.validate(json.loads(result.stdout), schema("report"))
+    assert report.status == "already-met"
+    made, missing = report.formats
+    assert made.ok
+    assert made.parity is not None
+    assert made.parity.ok
+    assert not missing.ok
+    assert any("tensorrt was not made" in text for text in report.warnings)
+    held = {file.path for file in report.artifacts}
+    assert {"model.onnx", "model.xml", "model.bin"} <= held
+    for file in report.artifacts:
+        assert hashlib.sha256((tmp_path / "run" / file.path).read_bytes()).hexdigest() == (
+            file.sha256
+        )

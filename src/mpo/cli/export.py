@@ -70,9 +70,10 @@ def export(
 ) -> NoReturn:
     """Write SUBJECT's model as ONNX and in the formats that --to names, each checked.
 
-    SUBJECT is a run folder, whose pruned model is exported, or whatever `mpo optimize` takes. The
-    ONNX file is always made and compared with the torch model. Exit codes: 7 when a format could
-    not be made and the ONNX file could, 3 when a lower precision lost more quality than --max-drop.
+    SUBJECT is a run folder, whose pruned model is exported, whatever `mpo optimize` takes, or an
+    ONNX file. Of a model the ONNX file is always made and compared with the torch model. Exit
+    codes: 7 when a format could not be made and the ONNX file could, 3 when a lower precision lost
+    more quality than --max-drop.
     """
 
     def work() -> int:

@@ -14,12 +14,12 @@ from mpo import __version__
 from mpo.errors import UsageError
 from mpo.exporters.backends import artifact
 from mpo.exporters.external import data_path
-from mpo.exporters.metadata import facts
 from mpo.exporters.runtime import OnnxModel
 from mpo.folders import new_folder, require_free
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.context import Context, subject_of
 from mpo.pipeline.dynamic import AskedAxis, parse_dynamic
+from mpo.pipeline.exportfile import TAKES, export_file
 from mpo.pipeline.formats import (
     ONNX,
     FormatJob,
@@ -88,6 +88,8 @@ def export(asked: ExportAsked, progress: Progress) -> Export:
     formats = require_formats(asked.formats)
     axes = parse_dynamic(asked.dynamic)
     require_free(asked.output, RECORD, overwrite=asked.overwrite)
+    if asked.subject.endswith(".onnx") and asked.held is None:
+        return _from_file(asked, formats, axes or (), progress)
     source = _source(asked)
     with (
         steady_torch(),
@@ -97,6 +99,31 @@ def export(asked: ExportAsked, progress: Progress) -> Export:
     ):
         context = Context(source.recipe, source.subject, run, progress, places=())
         record = _exported(asked, formats, axes, source, context, folder)
+        save(record, folder / RECORD)
+    return record
+
+
+def _from_file(
+    asked: ExportAsked, formats: tuple[str, ...], axes: tuple[AskedAxis, ...], progress: Progress
+) -> Export:
+    strange = sorted(set(asked.recipe) - TAKES)
+    if strange:
+        raise UsageError(
+            f"An ONNX file takes no --{strange[0].replace('_', '-')}.",
+            hint="Name the subject that it was made from.",
+        )
+    with new_folder(asked.output, RECORD, overwrite=asked.overwrite) as folder:
+        record = export_file(
+            Path(asked.subject),
+            formats,
+            folder,
+            progress,
+            precision=asked.precision,
+            axes=axes,
+            options=asked.options,
+            inputs=tuple(asked.recipe.get("input", ())),
+            batch=asked.recipe.get("batch"),
+        )
         save(record, folder / RECORD)
     return record
 
@@ -132,13 +159,7 @@ def _exported(
         _ = context.outputs  # a broken model, or data, is told of before anything is made
         model = source.model()
     digest = plan_digest(source.plan) if source.plan and source.plan.removed else ""
-    subject = source.subject
-    metadata = facts(
-        __version__,
-        plan_sha256=digest,
-        labels=subject.labels,
-        preprocessing=subject.preprocessing,
-    )
+    metadata = context.facts(digest)
     with tempfile.TemporaryDirectory(prefix="mpo-trunk-") as scratch:
         exporting = Exporting(context, model, axes, metadata, Path(scratch))
         with stages.timed("onnx"):

@@ -22,6 +22,7 @@ SUFFIXES = {"openvino": "xml"}
 TOLERANCE, ROUNDED = (1e-3, 0.999), (0.05, 0.98)
 Progress = Callable[[str, int, int], None]
 Options = Mapping[str, Mapping[str, Any]]
+FileFor = Callable[[Runtime], Path]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class FormatJob:
         precision: of the files.
     """
 
-    source: Callable[[Runtime], Path]
+    source: FileFor
     folder: Path
     stem: str
     axes: Sequence[ExportAxis]

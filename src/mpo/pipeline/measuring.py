@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -72,6 +73,7 @@ def deploy(
     original: Path | None = None,
     *,
     timed: bool = True,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Deployed:
     """Export the model to `path` and measure it on every target, one after the other.
 
@@ -79,6 +81,7 @@ def deploy(
         original: a file whose processes take turns with the model's, since a machine that is
             busier now than it was then would make a relative budget meaningless.
         timed: whether latency is measured too, and not memory and size only.
+        metadata: facts to keep inside the file.
     """
     export = export_onnx(
         model,
@@ -87,6 +90,7 @@ def deploy(
         opset=context.recipe.opset,
         varying=context.varying,
         external_data=context.external_weights,
+        metadata=metadata,
     )
     files = [path] if original is None else [path, original]
     models = [(file, feeds(file, deployed(context))) for file in files]
@@ -100,12 +104,18 @@ def deploy(
 
 
 def measure_model(
-    context: Context, model: nn.Module, path: Path, what: str, beside: Path | None = None
+    context: Context,
+    model: nn.Module,
+    path: Path,
+    what: str,
+    beside: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Measured:
     """Export, latency, memory, parity, and quality on validation and test.
 
     Args:
         beside: the original's file, to be measured in turn with this model's.
+        metadata: facts to keep inside the file.
     """
     steps = ("export and measure", "parity", "validation", "test", "done")
 
@@ -113,7 +123,7 @@ def measure_model(
         context.progress(f"{what}: {steps[step]}", step, len(steps) - 1)
 
     now(0)
-    file = deploy(context, model, path, beside)
+    file = deploy(context, model, path, beside, metadata=metadata)
     now(1)
     parity = check_parity(model, path, parity_calls(context), primary)
     if not parity.ok:

@@ -22,6 +22,7 @@ from mpo.records import (
     Analysis,
     Artifact,
     BudgetResult,
+    Exported,
     Plan,
     Ratio,
     Ratios,
@@ -111,6 +112,7 @@ class Outcome:
     analysis: Analysis = NOTHING
     plan: Plan | None = None
     recovery: Recovery | None = None
+    formats: tuple[Exported, ...] = ()
 
 
 def make_report(context: Context, outcome: Outcome) -> Report:
@@ -139,14 +141,31 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=artifacts(context.folder.path),
+        artifacts=(
+            *artifacts(context.folder.path),
+            *(file for one in outcome.formats for file in one.files),
+        ),
+        formats=outcome.formats,
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
         seconds=dict(context.folder.seconds),
-        warnings=warnings(context, original, optimized, plan, latency[0]),
+        warnings=(
+            *warnings(context, original, optimized, plan, latency[0]),
+            *format_notes(outcome.formats),
+        ),
+    )
+
+
+def format_notes(formats: Sequence[Exported]) -> tuple[str, ...]:
+    """What could not be made, or was made and not run, one sentence each."""
+    failed = [one for one in formats if not one.ok]
+    unseen = [one for one in formats if one.ok and not one.ran]
+    return (
+        *(f"{one.format} was not made: {one.reason}. {one.hint}".rstrip() for one in failed),
+        *(f"{one.format} was built and not run: {one.ran_reason}." for one in unseen),
     )
 
 

@@ -16,6 +16,7 @@ from mpo.exporters.external import write_external
 from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.context import Context
+from mpo.pipeline.exportstage import export_formats, wanted_formats
 from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
 from mpo.pipeline.planning import make_plan
@@ -26,12 +27,13 @@ from mpo.pipeline.proof import (
     make_report,
     pair_ratios,
 )
+from mpo.pipeline.rebuilt import plan_digest
 from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.pipeline.sessions import with_sessions
 from mpo.pipeline.table import cost_tables
 from mpo.profiles.device import physical_cores
-from mpo.records import Analysis, Report
+from mpo.records import Analysis, Plan, Report
 
 
 def tell(context: Context) -> Report:
@@ -47,21 +49,26 @@ def tell(context: Context) -> Report:
             "No budget is given.",
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
+    wanted_formats(context)
+    result = context.folder.path / OPTIMIZED
     with steady_torch():
         _ = context.outputs
         context = with_sessions(context)
         original = stage_model(context, context.original, "original", ORIGINAL)
         if already_met(context, original):
             hand_out_original(context)
-            return make_report(context, Outcome(original, original))
+            formats = export_formats(context, result)
+            return make_report(context, Outcome(original, original, formats=formats))
         analysis = analyze(context)
         if not analysis.harms:
             raise nothing_removable(analysis.blocks)
         model, plan, recovery = decide(context, analysis, original)
         folder = context.folder.path
-        optimized = stage_model(context, model, "optimized", OPTIMIZED, folder / ORIGINAL)
-        ratios = pair_ratios(context, folder / ORIGINAL, folder / OPTIMIZED)
-    return make_report(context, Outcome(original, optimized, ratios, analysis, plan, recovery))
+        optimized = stage_model(context, model, "optimized", OPTIMIZED, folder / ORIGINAL, plan)
+        ratios = pair_ratios(context, folder / ORIGINAL, result)
+        formats = export_formats(context, result)
+    found = Outcome(original, optimized, ratios, analysis, plan, recovery, formats)
+    return make_report(context, found)
 
 
 def prepare(context: Context) -> None:
@@ -134,12 +141,20 @@ def decide(context: Context, analysis: Analysis, original: Measured) -> Trained:
 
 
 def stage_model(
-    context: Context, model: nn.Module, name: str, file: str, beside: Path | None = None
+    context: Context,
+    model: nn.Module,
+    name: str,
+    file: str,
+    beside: Path | None = None,
+    plan: Plan | None = None,
 ) -> Measured:
-    """One model exported and measured, made once; its ONNX file stands at the run's top."""
+    """One model exported and measured, made once; its ONNX file stands at the run's top, with the
+    plan's digest and what the subject tells of itself inside."""
+    digest = plan_digest(plan) if plan is not None else ""
+    metadata = context.facts(digest)
 
     def make(folder: Path) -> None:
-        found = measure_model(context, model, folder / file, name, beside)
+        found = measure_model(context, model, folder / file, name, beside, metadata)
         save(found, folder / FIGURES)
 
     key = context.base_key if beside is None else context.key  # the original owes wishes nothing

@@ -10,6 +10,7 @@ from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis
 from mpo.records.budgets import BudgetResult
 from mpo.records.devices import Environment
+from mpo.records.engines import Exported
 from mpo.records.figures import Artifact, ModelFigures, OnTarget, Parity, Ratio, Ratios, Recovery
 from mpo.records.plans import Plan
 
@@ -43,6 +44,7 @@ class Report(Document):
     removed: tuple[str, ...]
     parity: dict[str, Parity]
     artifacts: tuple[Artifact, ...]
+    formats: tuple[Exported, ...] = ()
     recovery: Recovery | None
     analysis: Analysis
     plan: Plan
