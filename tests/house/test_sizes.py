@@ -9,13 +9,21 @@ from statistics import median
 MODULE_LINES = 300
 FUNCTION_LINES = 40
 MEDIAN_MODULE_LINES = 150
+# A program that lies in every bundle must be one file: (module) -> what it may have.
+ONE_FILE_PROGRAMS = {"src/mpo/bundle/mpo_edge.py": 999}
 
 
 def test_no_module_is_longer_than_three_hundred_lines(
     root: Path, modules: tuple[Path, ...]
 ) -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in modules}
-    long = [f"{path.relative_to(root)}: {n}" for path, n in lengths.items() if n > MODULE_LINES]
+    lengths = {
+        path.relative_to(root).as_posix(): len(path.read_text().splitlines()) for path in modules
+    }
+    long = [
+        f"{name}: {lines}"
+        for name, lines in lengths.items()
+        if lines > ONE_FILE_PROGRAMS.get(name, MODULE_LINES)
+    ]
     assert not long, "\n".join(long)
 
 

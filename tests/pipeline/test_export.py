@@ -219,3 +219,31 @@ def test_a_run_ends_with_the_formats_it_was_asked_for_and_7_when_one_is_missing(
         assert hashlib.sha256((tmp_path / "run" / file.path).read_bytes()).hexdigest() == (
             file.sha256
         )
+
+
+def test_an_onnx_file_is_exported_further_and_a_hostile_one_is_refused(
+    record: Export, folder: Path, tmp_path: Path
+) -> None:
+    source = folder / "model.onnx"
+    options = ("--to", "onnx,openvino", "--dynamic", "batch[1:2:4]", "--json")
+    result = call(str(source), *options, "-o", str(tmp_path / "files"))
+    assert result.exit_code == 0, result.output
+    found = Export.model_validate_json(result.stdout)
+    assert (found.kind, found.trunk.tracer) == ("onnx", "given")
+    copy, ir = found.formats
+    assert copy.files[0].sha256 == record.formats[0].files[0].sha256
+    assert ir.parity is not None
+    assert ir.parity.ok
+    assert any("random inputs" in text for text in found.warnings)
+    result = call(str(source), "--precision", "int8", "-o", str(tmp_path / "int8"))
+    assert result.exit_code == 2
+    assert "calibrated on real inputs" in result.output
+    hostile = onnx.load(source)
+    weight = hostile.graph.initializer[0]
+    weight.ClearField("raw_data")
+    onnx.external_data_helper.set_external_data(weight, "../../etc/passwd")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    (tmp_path / "hostile.onnx").write_bytes(hostile.SerializeToString())
+    result = call(str(tmp_path / "hostile.onnx"), "-o", str(tmp_path / "out"))
+    assert result.exit_code in (2, 8), result.output
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 from mpo import __version__
 from mpo.errors import UsageError
 from mpo.exporters.backends import artifact
+from mpo.exporters.preflight import preflight
 from mpo.pipeline.benchinputs import Feeds, make_feeds
 from mpo.pipeline.dynamic import AskedAxis, export_axes
 from mpo.pipeline.formats import ONNX, FileFor, FormatJob, Options, Progress, make_formats
@@ -46,6 +47,7 @@ def export_file(
 
     Raises:
         UsageError: no such file, a precision that needs data, inputs that do not fit.
+        RefusedError: a file that is not sound.
         MpoError: no ONNX model.
     """
     if precision not in ("fp32", "int8-dynamic"):
@@ -53,6 +55,7 @@ def export_file(
             f"{precision} is calibrated on real inputs, and an ONNX file brings none.",
             hint="Name the subject or the run that the file was made from, or use int8-dynamic.",
         )
+    preflight(path)
     model, stages = read_model(path), Stages()
     free = export_axes(path, axes, batch or 1, {})
     feeds = _feeds(wanted_inputs(model), free, inputs, batch)

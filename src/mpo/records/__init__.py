@@ -23,6 +23,19 @@ from mpo.records.bench import (
 )
 from mpo.records.blocks import Analysis, Block, Cluster, Harm
 from mpo.records.budgets import Budget, BudgetResult, Metric
+from mpo.records.bundle import (
+    Bundle,
+    BundleFile,
+    BundleLineage,
+    BundleMetric,
+    BundleModel,
+    BundleRuntime,
+    BundleSelftest,
+    BundleTarget,
+    BundleTensor,
+    BundleTool,
+    Tolerance,
+)
 from mpo.records.conversions import Conversion, KeptNode, Precision, Runtime
 from mpo.records.costs import Anchor, CostTable, Fit, How, Line, UnitCost
 from mpo.records.devices import Cpu, Device, Environment, Gpu, Jetson, SessionOptions
@@ -81,6 +94,16 @@ __all__ = [
     "Block",
     "Budget",
     "BudgetResult",
+    "Bundle",
+    "BundleFile",
+    "BundleLineage",
+    "BundleMetric",
+    "BundleModel",
+    "BundleRuntime",
+    "BundleSelftest",
+    "BundleTarget",
+    "BundleTensor",
+    "BundleTool",
     "Cluster",
     "Conditions",
     "Conversion",
@@ -139,6 +162,7 @@ __all__ = [
     "ShapeRange",
     "Source",
     "TargetReport",
+    "Tolerance",
     "Tracer",
     "Trial",
     "Trunk",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mpo.records import (
     Bench,
+    Bundle,
     CostTable,
     DeviceProfile,
     Doctor,
@@ -21,11 +22,14 @@ from mpo.records import (
     Report,
 )
 
-Name = Literal["bench", "history", "report", "plan", "device", "costs", "doctor", "export"]
+Name = Literal[
+    "bench", "bundle", "history", "report", "plan", "device", "costs", "doctor", "export"
+]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _RECORDS: dict[Name, tuple[type[Record], int]] = {
     "bench": (Bench, 1),
+    "bundle": (Bundle, 1),
     "history": (HistoryEntry, 1),
     "report": (Report, 1),
     "plan": (Plan, 1),
