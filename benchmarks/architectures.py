@@ -144,7 +144,9 @@ def whisper() -> nn.Module:
     """Whisper's encoder: convolutions over a spectrogram, sinusoidal positions, attention."""
     config = hf.WhisperConfig(
         d_model=32, encoder_layers=3, encoder_attention_heads=4, encoder_ffn_dim=64,
-        num_mel_bins=16, max_source_positions=32,
+        decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=64, vocab_size=64,
+        num_mel_bins=16, max_source_positions=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
     )  # fmt: skip
     return hf.WhisperModel(config).get_encoder()
 
