@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpo.api import analyze, export, load, optimize, plan, read_report
+    from mpo.api.benching import bench
+    from mpo.api.exporting import export
+    from mpo.api.runs import analyze, load, optimize, plan, read_report
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
 
@@ -20,6 +22,7 @@ __all__ = [
     "Subject",
     "__version__",
     "analyze",
+    "bench",
     "export",
     "load",
     "optimize",
@@ -30,12 +33,13 @@ __all__ = [
 _HOMES = {
     "Data": "mpo.optimizer.splits",
     "Subject": "mpo.optimizer.subject",
-    "analyze": "mpo.api",
-    "export": "mpo.api",
-    "load": "mpo.api",
-    "optimize": "mpo.api",
-    "plan": "mpo.api",
-    "read_report": "mpo.api",
+    "analyze": "mpo.api.runs",
+    "bench": "mpo.api.benching",
+    "export": "mpo.api.exporting",
+    "load": "mpo.api.runs",
+    "optimize": "mpo.api.runs",
+    "plan": "mpo.api.runs",
+    "read_report": "mpo.api.runs",
 }
 
 

@@ -51,7 +51,7 @@ def record(folder: Path) -> Export:
 
 def test_every_file_is_there_with_its_hash_and_the_record(record: Export, folder: Path) -> None:
     names = {file.path for file in record.artifacts}
-    assert names == {"model.onnx", "model.xml", "model.bin", "model.tensorrt-rtx.engine"}
+    assert names == {"model.onnx", "model.xml", "model.bin", "model.rtx"}
     assert {path.name for path in folder.iterdir()} == names | {"export.json"}
     for file in record.artifacts:
         raw = (folder / file.path).read_bytes()

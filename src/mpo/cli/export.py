@@ -77,14 +77,14 @@ def export(
     """
 
     def work() -> int:
-        from mpo import api
+        from mpo.api import exporting
         from mpo.progress import Bars, prints_to_stderr
 
         given = {key: options.pop(key) for key in RECIPE}
         recipe = {key: value for key, value in given.items() if value not in (None, ())}
-        folder = output or api.default_export(subject)
+        folder = output or exporting.default_export(subject)
         with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
-            record = api.export(
+            record = exporting.export(
                 subject,
                 to,
                 output=folder,

@@ -46,7 +46,7 @@ def optimize(
     """
 
     def work() -> int:
-        from mpo.api import run_recipe
+        from mpo.api.runs import run_recipe
         from mpo.progress import Bars, prints_to_stderr
 
         recipe = recipe_of(subject, options)

@@ -12,7 +12,7 @@ from mpo.exporters.backends import artifact
 from mpo.exporters.preflight import preflight
 from mpo.pipeline.benchinputs import Feeds, make_feeds
 from mpo.pipeline.dynamic import AskedAxis, export_axes
-from mpo.pipeline.formats import ONNX, FileFor, FormatJob, Options, Progress, make_formats
+from mpo.pipeline.exportformats import ONNX, FileFor, FormatJob, Options, Progress, make_formats
 from mpo.pipeline.graphs import Wanted, count_nodes, data_files, read_model, wanted_inputs
 from mpo.pipeline.precision import convert
 from mpo.records import Export, ExportAxis, Exported, Precision, Runtime, Trunk

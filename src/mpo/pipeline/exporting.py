@@ -20,7 +20,7 @@ from mpo.optimizer.subject import Subject
 from mpo.pipeline.context import Context, subject_of
 from mpo.pipeline.dynamic import AskedAxis, parse_dynamic
 from mpo.pipeline.exportfile import TAKES, export_file
-from mpo.pipeline.formats import (
+from mpo.pipeline.exportformats import (
     ONNX,
     FormatJob,
     Progress,

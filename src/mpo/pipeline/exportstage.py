@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mpo.pipeline.context import Context
 from mpo.pipeline.dynamic import export_axes, seen_sizes
-from mpo.pipeline.formats import ONNX, FormatJob, make_formats, require_formats
+from mpo.pipeline.exportformats import ONNX, FormatJob, make_formats, require_formats
 from mpo.pipeline.inputs import feeds, parity_calls
 from mpo.pipeline.saved import read, save
 from mpo.records import Exported, Record

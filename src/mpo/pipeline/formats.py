@@ -1,154 +1,113 @@
-"""An ONNX file in further formats: each made, executed where this machine can, and compared."""
+"""The formats that `mpo bench` measures: ONNX is read here, others are told by their runner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from mpo.errors import MpoError, UsageError
-from mpo.exporters.backends import Feeds, OnnxRunner, check_runner
-from mpo.exporters.enginebuild import NOT_ASKED
-from mpo.exporters.shapes import shape_ranges
-from mpo.records import EngineBackend, ExportAxis, Exported, Parity, Precision, Runtime
-from mpo.registry import EXPORTERS, RUNNERS, load, names
-from mpo.timing import Stopwatch
+from mpo import registry
+from mpo.errors import RefusedError, UsageError
+from mpo.pipeline.benchinputs import Feeds, described
+from mpo.pipeline.graphs import (
+    Wanted,
+    count_macs,
+    count_nodes,
+    count_params,
+    data_files,
+    read_model,
+    wanted_inputs,
+)
+from mpo.profiles.modeljobs import ONNX, external_names
+from mpo.records import BenchSubject, Which
+from mpo.store import sha256
 
-ONNX = "onnx"
-ENGINES: tuple[str, ...] = get_args(EngineBackend)
-SUFFIXES = {"openvino": "xml"}
-# What a runtime may differ from ONNX Runtime on the same file: int8 and fp16 kernels round apart.
-TOLERANCE, ROUNDED = (1e-3, 0.999), (0.05, 0.98)
-Progress = Callable[[str, int, int], None]
-Options = Mapping[str, Mapping[str, Any]]
-FileFor = Callable[[Runtime], Path]
+# By the file's suffix, when no runner is named.
+RUNNERS = {".xml": "openvino", ".engine": "tensorrt", ".plan": "tensorrt", ".rtx": "tensorrt-rtx"}
+NATIVE = ("tensorrt", "tensorrt-rtx")  # their files are code
 
 
 @dataclass(frozen=True)
-class FormatJob:
-    """What further formats are made of.
+class File:
+    """A model's file, the runner that executes it, and what it asks for."""
 
-    Attributes:
-        source: the ONNX file for a runtime: its int8 may be laid out in another way.
-        folder: where the files go.
-        stem: of their names.
-        axes: free ones of the ONNX file.
-        feeds: real inputs that results are compared on.
-        options: by format, the format's own.
-        precision: of the files.
-    """
-
-    source: FileFor
-    folder: Path
-    stem: str
-    axes: Sequence[ExportAxis]
-    feeds: Sequence[Feeds]
-    options: Options
-    precision: Precision
+    path: Path
+    runner: str
+    wanted: tuple[Wanted, ...]
+    told: Mapping[str, Any]
 
 
-def require_formats(formats: Sequence[str]) -> tuple[str, ...]:
-    """Every format once, in order, commas taken apart.
+def runner_of(path: Path, named: str | None) -> str:
+    """The runner of the registry that executes this file.
+
+    Args:
+        named: by the user; the suffix decides when None.
 
     Raises:
-        UsageError: none, or one that nobody makes.
+        UsageError: there is no such runner.
     """
-    found = tuple(dict.fromkeys(name.strip() for text in formats for name in text.split(",")))
-    if not any(found):
-        raise UsageError("No format is given.", hint=f"--to takes {', '.join(names(EXPORTERS))}.")
-    for name in found:
-        load(EXPORTERS, name)
-    return found
+    if named is None:
+        return RUNNERS.get(path.suffix.lower(), ONNX)
+    registry.load(registry.RUNNERS, named)
+    return named
 
 
-def runtime_of(format_: str) -> Runtime:
-    """The runtime that will read a format's ONNX file; ONNX Runtime stands for a foreign one."""
-    known: dict[str, Runtime] = {name: name for name in get_args(Runtime)}
-    return known.get(format_, "onnxruntime")
+def read_file(path: Path, runner: str, trusted: Sequence[str]) -> File:
+    """What a file asks for.
 
-
-def file_name(stem: str, format_: str) -> str:
-    """model.xml, model.tensorrt-rtx.engine, model.FORMAT."""
-    if format_ in ENGINES:
-        return f"{stem}.{format_}.engine"
-    return f"{stem}.{SUFFIXES.get(format_, format_)}"
-
-
-def make_formats(
-    job: FormatJob, formats: Sequence[str], progress: Progress
-) -> tuple[Exported, ...]:
-    """Each format's result; what cannot be made costs no other one.
+    Args:
+        trusted: sha256 of files that may be loaded although they are native code.
 
     Raises:
-        UsageError: an option that a format does not have.
+        UsageError: it cannot be run here.
+        RefusedError: native code that nobody vouched for.
+        MpoError: a file that is broken.
     """
-    made = list[Exported]()
-    for name in formats:
-        progress(f"export: {name}", len(made), len(formats))
-        watch = Stopwatch()
-        found = _made(job, name)
-        made.append(found.model_copy(update={"seconds": watch.seconds}))
-    progress("export: formats", len(made), max(len(made), 1))
-    return tuple(made)
-
-
-def _made(job: FormatJob, name: str) -> Exported:
-    try:
-        source = job.source(runtime_of(name))
-        ranges = {axis.name: (axis.low, axis.best, axis.high) for axis in job.axes}
-        ranges |= {place: ranges[axis.name] for axis in job.axes for place in axis.inputs}
-        given = {"shapes": shape_ranges(source, ranges)} if name in ENGINES else {}
-        options = {**given, **job.options.get(name, {})}
-    except UsageError as error:  # no file of this precision for this runtime
-        return Exported(format=name, ok=False, reason=error.message, hint=error.hint)
-    target = job.folder / file_name(job.stem, name)
-    try:
-        found: Exported = load(EXPORTERS, name)(source, target, options)
-    except UsageError:
-        raise
-    except MpoError as error:
-        return Exported(format=name, ok=False, reason=error.message, hint=error.hint)
-    found = _placed(found, job)
-    return _executed(found, source, job) if found.ok else found
-
-
-def _placed(found: Exported, job: FormatJob) -> Exported:
-    """File names relative to the folder, and the precision that was asked for."""
-    files = tuple(
-        file.model_copy(
-            update={
-                "path": str(Path(file.path).resolve().relative_to(job.folder.resolve())),
-                "precision": job.precision,
-            }
+    if runner == ONNX:
+        return File(path, runner, wanted_inputs(read_model(path)), {})
+    if runner in NATIVE and sha256(path) not in trusted:
+        raise RefusedError(
+            f"{path} is native code; it is not loaded unless its sha256 is named.",
+            hint="Only for an engine that you built: --trust and the sha256 that its build told.",
         )
-        for file in found.files
+    kind = registry.load(registry.RUNNERS, runner)
+    if not hasattr(kind, "describe"):
+        raise UsageError(f"The runner {runner} does not tell what its files take.")
+    told = kind.describe(path)
+    wanted = tuple(
+        Wanted(str(one["name"]), tuple(one["axes"]), str(one["dtype"])) for one in told["inputs"]
     )
-    engine = found.engine
-    if engine is not None and engine.path:
-        engine = engine.model_copy(update={"path": Path(engine.path).name})
-    return found.model_copy(update={"files": files, "engine": engine})
+    return File(path, runner, wanted, told)
 
 
-def _executed(found: Exported, source: Path, job: FormatJob) -> Exported:
-    """The same, compared with ONNX Runtime when a runner of the format can run here."""
-    if found.format not in names(RUNNERS) or not job.feeds:
-        return found
-    main = job.folder / found.files[0].path
-    if found.engine is not None and found.engine.ran_reason != NOT_ASKED:
-        return found  # no GPU here
-    # An engine is native code: it is run only by its hash.
-    known = {} if found.engine is None else {"digest": found.engine.sha256}
-    runner: Any = load(RUNNERS, found.format)
-    loose = ROUNDED if job.precision != "fp32" or found.engine is not None else TOLERANCE
-    try:
-        parity = check_runner(runner(main, **known), OnnxRunner(source), job.feeds, *loose)
-    except MpoError as error:
-        reason = f"made, but it does not run here: {error.message}"
-        return found.model_copy(update={"ok": False, "reason": reason, "hint": error.hint})
-    return found.model_copy(update={**_judged(parity), "ran": True, "ran_reason": ""})
+def describe(which: Which, named: Path, file: File, feeds: Feeds) -> BenchSubject:
+    """What needs no measuring.
 
-
-def _judged(parity: Parity) -> dict[str, Any]:
-    reason = "" if parity.ok else f"not in parity with the ONNX file: {parity.reason}"
-    return {"parity": parity, "ok": parity.ok, "reason": reason}
+    Raises:
+        UsageError: a data file of it is missing.
+    """
+    inputs = described(feeds)
+    shapes = {one.name: one.shape for one in inputs}
+    if file.path.suffix == ".onnx" or file.runner == ONNX:
+        model = read_model(file.path)
+        files = (file.path, *data_files(file.path, model))
+        counts: tuple[int | None, ...] = (
+            count_params(model),
+            count_nodes(model.graph),
+            count_macs(model, shapes),
+        )
+    else:
+        files = (file.path, *(file.path.parent / one for one in external_names(file.path)))
+        counts = (file.told.get("params"), file.told.get("nodes"), None)
+    return BenchSubject(
+        id=which,
+        path=str(named),
+        sha256=sha256(file.path),
+        bytes=sum(one.stat().st_size for one in files),
+        params=counts[0],
+        nodes=counts[1],
+        macs=counts[2],
+        engine_memory_bytes=file.told.get("engine_memory_bytes"),
+        inputs=inputs,
+    )

@@ -25,7 +25,7 @@ from mpo.records import Latency, ModelFigures, OnTarget, Parity, Quality, Record
 ORIGINAL = "original.onnx"  # in the run's folder
 FIGURES = "figures.json"
 KEPT = 3000  # latency samples in a record
-SEEN = ("peak_memory_bytes", "load_memory_bytes", "latency_ms")
+SEEN = ("peak_memory_bytes", "load_memory_bytes", "latency_ms", "peak_memory_range")
 UNSETTLED = "Latency did not settle within the warm-up: the machine is busy; read p90 with care."
 
 
@@ -157,6 +157,7 @@ def _figures(context: Context, model: nn.Module, file: Deployed, quality: Qualit
         load_memory_bytes=first.load_memory_bytes,
         latency_ms=first.latency_ms,
         quality=quality,
+        peak_memory_range=first.peak_memory_range,
     )
 
 
@@ -171,7 +172,10 @@ def on_target(target: str, solo: Solo) -> OnTarget:
             p90=solo.p90_ms,
             n=len(solo.samples_ms),
             samples_ms=thinned(solo.samples_ms),
+            p50_range=solo.p50_range,
+            p90_range=solo.p90_range,
         ),
+        peak_memory_range=solo.peak_range,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.saved import read, save
-from mpo.records import Plan, PlanCandidate, Quality, Recovery
+from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Recovery
 
 SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
@@ -68,9 +69,36 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
     others = tuple(chosen if one.removed == chosen.removed else one for one in ranked)
     harm = chosen.joint_kl if chosen.joint_kl is not None else chosen.harm
     final = plan.model_copy(
-        update={"removed": chosen.removed, "harm": harm, "alternatives": others}
+        update={
+            "removed": chosen.removed,
+            "harm": harm,
+            "alternatives": others,
+            **told_anew(plan, chosen),
+        }
     )
     return model, final, story
+
+
+def told_anew(plan: Plan, chosen: PlanCandidate) -> dict[str, Any]:
+    """What a plan says of itself, once another candidate than its first proved better: the reasons
+    were given for that one, and the chosen point on each front was its."""
+    if set(chosen.removed) == set(plan.removed):
+        return {}
+
+    def moved(front: Front) -> Front:
+        cost = chosen.costs.get(front.metric)
+        if cost is None:
+            return front.model_copy(update={"chosen": None, "least": None})
+        point = FrontPoint(removed=chosen.removed, harm=chosen.harm, cost=cost)
+        least = min((one.harm for one in front.points if one.cost <= cost), default=None)
+        return front.model_copy(update={"chosen": point, "least": least})
+
+    note = (
+        f"Of plans that hold the budgets, the one chosen recovered best on validation; predicted "
+        f"harm alone would have taken {', '.join(plan.removed)}."
+    )
+    fronts = tuple(moved(front) for front in plan.fronts)
+    return {"reasons": (), "fronts": fronts, "notes": (*plan.notes, note)}
 
 
 def shortlist(

@@ -1,11 +1,11 @@
-"""The verbs as Python functions: optimize, plan, analyze, export, load, read_report."""
+"""The verbs around a run folder as Python functions: optimize, plan, analyze, load, read_report."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,12 @@ from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, subject_of
 from mpo.pipeline.dryrun import dry_run
-from mpo.pipeline.exporting import ExportAsked
-from mpo.pipeline.exporting import export as make_export
 from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import finished_run, is_run
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
-from mpo.records import Analysis, Export, Plan, Precision, Report
+from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
 from mpo.store import RECIPE, RunFolder, open_run
@@ -212,61 +210,6 @@ def analyze_recipe(
         context = Context(recipe, found, folder, progress, places=())
         _ = context.outputs
         return measure_analysis(context)[0]
-
-
-def export(
-    subject: str | Path | Subject,
-    to: str | Sequence[str] = "onnx",
-    *,
-    precision: Precision = "fp32",
-    dynamic: str | Sequence[str] = (),
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-    held: Subject | None = None,
-    progress: Progress = silent,
-    **options: Any,
-) -> Export:
-    """Write a model in other formats, each checked; the folder appears whole or not at all.
-
-    Args:
-        subject: a run folder, whose pruned model is exported; or whatever `optimize` takes.
-        to: names of exporters: onnx, openvino, tensorrt-rtx, tensorrt, those of plugins.
-        precision: of all files.
-        dynamic: free axes, as "input:0=batch[1:32]"; the data tell when there is none.
-        output: the folder; RUN/export or exports/NAME when None.
-        overwrite: replace an earlier export there.
-        settings: by format, the format's own options.
-        held: the subject of a run that was made from one in memory.
-        progress: called with (what, done, total).
-        options: a recipe's keys: batch, opset, seed, weights, data, input, max_drop.
-
-    Returns:
-        The record. Its `status` is "partial" when a format could not be made, with the reason.
-
-    Raises:
-        UsageError: bad input.
-        MpoError: no ONNX file could be made, or none in parity.
-    """
-    memory = subject if isinstance(subject, Subject) else held
-    name = subject.name if isinstance(subject, Subject) else str(subject)
-    asked = ExportAsked(
-        subject=name,
-        output=Path(output) if output else default_export(name),
-        formats=(to,) if isinstance(to, str) else tuple(to),
-        precision=precision,
-        dynamic=(dynamic,) if isinstance(dynamic, str) else tuple(dynamic),
-        options=settings or {},
-        overwrite=overwrite,
-        held=memory,
-        recipe=options,
-    )
-    return make_export(asked, progress)
-
-
-def default_export(subject: str) -> Path:
-    """Where an export goes when nobody says: RUN/export, or exports/NAME."""
-    return Path(subject) / "export" if is_run(Path(subject)) else Path("exports") / slug(subject)
 
 
 def read_report(run: Path) -> Report:
