@@ -33,7 +33,7 @@ from mpo.exporters.flatten import (
 from mpo.exporters.metadata import add_facts
 from mpo.exporters.sharing import share_weights
 from mpo.exporters.simplify import canonical, signature, simplify
-from mpo.exporters.tracing import Traced, Wish, first_cause, trace
+from mpo.exporters.tracing import Wish, first_cause, trace
 from mpo.records import Tracer
 
 OPSETS = range(18, 23)  # the exporter's own floor .. the last one that TensorRT-RTX takes whole
@@ -129,8 +129,9 @@ def export_onnx(
             wish = Wish(names, opset, free, folder if large else None)
             flat = Flat(model, args, kwargs).eval()
             traced = trace(flat, resized(example, count), wish)
+        batched = traced.dynamic and _batched(free)
         raw = _checked(traced.proto, opset, folder)
-        graph, reason = _simplified(raw, example, traced, large)
+        graph, reason = _simplified(raw, example, batched, large)
         if reason.startswith(("onnxsim", "the weights")):
             told.append(f"The ONNX graph was not simplified: {reason}.")
         graph = _checked(graph, opset, folder)
@@ -146,7 +147,7 @@ def export_onnx(
         bytes=sum(file.bytes for file in files),
         sha256=files[0].sha256,
         simplified=not reason,
-        dynamic_batch=traced.dynamic,
+        dynamic_batch=batched,
         warnings=(*told, *traced.warnings),
         files=files,
         tracer=traced.tracer,
@@ -184,13 +185,13 @@ def _batched(axes: Axes | None) -> bool:
 
 
 def _simplified(
-    graph: ModelProto, example: Example, traced: Traced, large: bool
+    graph: ModelProto, example: Example, batched: bool, large: bool
 ) -> tuple[ModelProto, str]:
     """The graph after onnxsim when that pays and is proved, and the reason when it is not."""
     if large:
         return graph, "the weights do not fit into the one message that onnxsim takes"
-    count = EXPORT_BATCH if traced.dynamic else max(batch_size(example), 1)
-    sizes = (count, 2 * count + 1) if traced.dynamic else (count,)
+    count = EXPORT_BATCH if batched else max(batch_size(example), 1)
+    sizes = (count, 2 * count + 1) if batched else (count,)
     return simplify(graph, [_feed(graph, example, size) for size in sizes])
 
 

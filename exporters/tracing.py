@@ -36,7 +36,7 @@ class Traced:
     Attributes:
         proto: the graph; large weights may lie in files of `folder`.
         tracer: who made it.
-        dynamic: whether the batch axis is free.
+        dynamic: whether the axes are free that were asked for.
         warnings: what was not as asked.
     """
 
