@@ -113,21 +113,16 @@ def export_onnx(
             there, a path that cannot be written.
         MpoError: torch cannot export this model, or the graph is not what was asked for.
     """
-    if opset not in OPSETS:
-        raise UsageError(
-            f"ONNX opset {opset} is not supported; mpo writes {OPSETS[0]} to {OPSETS[-1]}.",
-            hint="Leave the opset at its default of 20 unless your runtime asks for another.",
-        )
-    example = _tensors(args, kwargs)
-    large = _weight_bytes(model) > largest_bytes
+    _require_opset(opset)
+    example, large = _tensors(args, kwargs), _weight_bytes(model) > largest_bytes
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mpo-trace-")))
+        free = _axes(example, axes, dynamic_batch, varying)
         with _eval_mode(model):
             names, told = _names(model, args, kwargs)
-            free = _axes(example, axes, dynamic_batch, varying)
-            count = EXPORT_BATCH if _batched(free) else max(batch_size(example), 1)
             wish = Wish(names, opset, free, folder if large else None)
             flat = Flat(model, args, kwargs).eval()
+            count = EXPORT_BATCH if _batched(free) else max(batch_size(example), 1)
             traced = trace(flat, resized(example, count), wish)
         batched = traced.dynamic and _batched(free)
         raw = _checked(traced.proto, opset, folder)
@@ -137,23 +132,21 @@ def export_onnx(
         graph = _checked(graph, opset, folder)
         share_weights(graph)
         add_facts(graph, metadata or {})
-        nodes = len(graph.graph.node)
+        nodes = len(graph.graph.node), len(raw.graph.node)
         apart = external_data or large
         files = write_external(graph, path, folder) if apart else write_inline(graph, path)
     return OnnxExport(
-        path=path,
-        opset=opset,
-        nodes=nodes,
-        bytes=sum(file.bytes for file in files),
-        sha256=files[0].sha256,
-        simplified=not reason,
-        dynamic_batch=batched,
-        warnings=(*told, *traced.warnings),
-        files=files,
-        tracer=traced.tracer,
-        raw_nodes=len(raw.graph.node),
-        reason=reason,
-    )
+        path, opset, nodes[0], sum(file.bytes for file in files), files[0].sha256, not reason,
+        batched, (*told, *traced.warnings), files, traced.tracer, nodes[1], reason,
+    )  # fmt: skip
+
+
+def _require_opset(opset: int) -> None:
+    if opset not in OPSETS:
+        raise UsageError(
+            f"ONNX opset {opset} is not supported; mpo writes {OPSETS[0]} to {OPSETS[-1]}.",
+            hint="Leave the opset at its default of 20 unless your runtime asks for another.",
+        )
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:

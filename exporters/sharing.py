@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, numpy_helper
 
 LEAST = 1024  # bytes; sharing less is not worth a node
 
@@ -50,6 +50,14 @@ def share_weights(model: ModelProto) -> int:
         saved += _size(tensor)
     if not gone:
         return 0
+    _rebuild(graph, gone, renamed, turned)
+    return saved
+
+
+def _rebuild(
+    graph: GraphProto, gone: set[str], renamed: dict[str, str], turned: list[NodeProto]
+) -> None:
+    """The graph without the initializers that are gone, and with the nodes that turn others."""
     kept = [tensor for tensor in graph.initializer if tensor.name not in gone]
     nodes = [*turned, *graph.node]
     copies = [NodeProto() for _ in nodes]
@@ -62,7 +70,6 @@ def share_weights(model: ModelProto) -> int:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(copies)
     graph.initializer.extend(weights)
-    return saved
 
 
 def _size(tensor: TensorProto) -> int:

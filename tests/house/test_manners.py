@@ -40,6 +40,10 @@ BROAD = {"Exception", "BaseException"}
 SEAMS = {
     ("exporters/tracing.py", "_free"): "tracing runs the user's own code; another way is tried",
     ("exporters/tracing.py", "_scripted"): "tracing runs the user's own code; the reason is told",
+    (
+        "exporters/suspects.py",
+        "find_suspect",
+    ): "parity failed before; so may the search",
     ("exporters/simplify.py", "simplify"): "a foreign optimizer's failure must not lose the export",
     ("src/mpo/cli/running.py", "run"): "the last line: any fault becomes one sentence and exit 1",
 }

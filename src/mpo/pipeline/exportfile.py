@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnx import ModelProto
+
 from mpo import __version__
 from mpo.errors import UsageError
 from mpo.exporters.backends import artifact
@@ -15,7 +17,15 @@ from mpo.pipeline.dynamic import AskedAxis, export_axes
 from mpo.pipeline.exportformats import ONNX, FileFor, FormatJob, Options, Progress, make_formats
 from mpo.pipeline.graphs import Wanted, count_nodes, data_files, read_model, wanted_inputs
 from mpo.pipeline.precision import convert
-from mpo.records import Export, ExportAxis, Exported, Precision, Runtime, Trunk
+from mpo.records import (
+    Conversion,
+    Export,
+    ExportAxis,
+    Exported,
+    Precision,
+    Runtime,
+    Trunk,
+)
 from mpo.store import write_atomic
 from mpo.timing import Stages
 
@@ -50,44 +60,61 @@ def export_file(
         RefusedError: a file that is not sound.
         MpoError: no ONNX model.
     """
-    if precision not in ("fp32", "int8-dynamic"):
-        raise UsageError(
-            f"{precision} is calibrated on real inputs, and an ONNX file brings none.",
-            hint="Name the subject or the run that the file was made from, or use int8-dynamic.",
-        )
+    _require_uncalibrated(precision)
     preflight(path)
     model, stages = read_model(path), Stages()
     free = export_axes(path, axes, batch or 1, {})
     feeds = _feeds(wanted_inputs(model), free, inputs, batch)
     with tempfile.TemporaryDirectory(prefix="mpo-trunk-") as scratch:
         source, conversion = path, None
-        if precision != "fp32":
-            source = Path(scratch) / "model.onnx"
-            with stages.timed("onnx"):
+        with stages.timed("onnx"):
+            if precision != "fp32":
+                source = Path(scratch) / "model.onnx"
                 conversion = convert(path, source, precision)
         job = FormatJob(_for_all(source), folder, stem, free, [feeds], options or {}, precision)
         with stages.timed("formats"):
             others = make_formats(job, [one for one in formats if one != ONNX], progress)
         copied = [_copied(source, folder, stem, precision)] if ONNX in formats else []
-    found = {one.format: one for one in (*others, *copied)}
-    results = tuple(found[name] for name in formats)
-    opset = {one.domain: one.version for one in model.opset_import}.get("", 0)
-    nodes = count_nodes(model.graph)
+    results = tuple(sorted((*others, *copied), key=lambda one: formats.index(one.format)))
     return Export(
         tool={"name": "mpo", "version": __version__},
         subject=str(path),
         kind="onnx",
-        trunk=Trunk(
-            tracer="given", opset=opset, nodes=nodes, raw_nodes=nodes, simplified=False,
-            simplify_reason="the file was given", precision=precision, conversion=conversion,
-            axes=free,
-        ),
+        trunk=_trunk(model, free, precision, conversion),
         formats=results,
         artifacts=tuple(file for one in results for file in one.files),
         status="complete" if all(one.ok for one in results) else "partial",
         seconds=stages.seconds,
         warnings=() if any(text.endswith(".npz") for text in inputs) else (RANDOM,),
-    )  # fmt: skip
+    )
+
+
+def _trunk(
+    model: ModelProto,
+    free: tuple[ExportAxis, ...],
+    precision: Precision,
+    conversion: Conversion | None,
+) -> Trunk:
+    nodes = count_nodes(model.graph)
+    return Trunk(
+        tracer="given",
+        opset={one.domain: one.version for one in model.opset_import}.get("", 0),
+        nodes=nodes,
+        raw_nodes=nodes,
+        simplified=False,
+        simplify_reason="the file was given",
+        precision=precision,
+        conversion=conversion,
+        axes=free,
+    )
+
+
+def _require_uncalibrated(precision: Precision) -> None:
+    if precision not in ("fp32", "int8-dynamic"):
+        raise UsageError(
+            f"{precision} is calibrated on real inputs, and an ONNX file brings none.",
+            hint="Name the subject or the run that the file was made from, or use int8-dynamic.",
+        )
 
 
 def _for_all(source: Path) -> FileFor:

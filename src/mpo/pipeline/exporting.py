@@ -176,23 +176,27 @@ def _exported(
         with stages.timed("formats"):
             others = make_formats(job, [one for one in formats if one != ONNX], context.progress)
         conversions = exporting.conversions.values()
-    first = onnx_format(folder, trunk)
-    found = {one.format: one for one in (first, *others)}
-    results = tuple(found[name] for name in dict.fromkeys((*formats, ONNX)))
+    found = {one.format: one for one in (onnx_format(folder, trunk), *others)}
     told = [*context.splits().notes, *context.converted, *made.warnings]
     told += [text for one in conversions for text in one.warnings]
+    results = tuple(found[name] for name in dict.fromkeys((*formats, ONNX)))
+    record = _record(source, trunk, results, stages.seconds)
+    return record.model_copy(update={"plan_sha256": digest, "warnings": tuple(dict.fromkeys(told))})
+
+
+def _record(
+    source: _Source, trunk: Trunk, results: tuple[Exported, ...], seconds: dict[str, float]
+) -> Export:
     return Export(
         tool={"name": "mpo", "version": __version__},
         subject=source.subject.name,
         kind="run" if source.plan else "subject",
         removed=source.plan.removed if source.plan else (),
-        plan_sha256=digest,
         trunk=trunk,
         formats=results,
         artifacts=tuple(file for one in results for file in one.files),
         status=_status(trunk, results, source.recipe.allowed_drop()),
-        seconds=stages.seconds,
-        warnings=tuple(dict.fromkeys(told)),
+        seconds=seconds,
     )
 
 

@@ -125,6 +125,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
     if outcome.plan is not None:
         status = status_of(context, budgets, original, optimized)
     plan = outcome.plan or empty_plan(context)
+    told = warnings(context, original, optimized, plan, latency[0])
     return Report(
         tool={"name": "mpo", "version": __version__},
         subject=context.subject.name,
@@ -141,10 +142,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=(
-            *artifacts(context.folder.path),
-            *(file for one in outcome.formats for file in one.files),
-        ),
+        artifacts=artifacts(context.folder.path, outcome.formats),
         formats=outcome.formats,
         recovery=outcome.recovery,
         analysis=outcome.analysis,
@@ -152,10 +150,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
         seconds=dict(context.folder.seconds),
-        warnings=(
-            *warnings(context, original, optimized, plan, latency[0]),
-            *format_notes(outcome.formats),
-        ),
+        warnings=(*told, *format_notes(outcome.formats)),
     )
 
 
@@ -186,8 +181,8 @@ def empty_plan(context: Context) -> Plan:
     return Plan(method=recipe.method, subject=name, seed=recipe.seed, removed=(), harm=0.0)
 
 
-def artifacts(folder: Path) -> tuple[Artifact, ...]:
-    """The files of a run that are handed on."""
+def artifacts(folder: Path, formats: Sequence[Exported] = ()) -> tuple[Artifact, ...]:
+    """The files of a run that are handed on, those of further formats last."""
     known = (
         (OPTIMIZED, "onnx"),
         (f"{OPTIMIZED}.data", "onnx-data"),
@@ -195,7 +190,7 @@ def artifacts(folder: Path) -> tuple[Artifact, ...]:
         (f"{ORIGINAL}.data", "onnx-data"),
         ("model.safetensors", "safetensors"),
     )
-    return tuple(
+    own = tuple(
         Artifact(
             path=name,
             format=kind,
@@ -206,6 +201,7 @@ def artifacts(folder: Path) -> tuple[Artifact, ...]:
         for name, kind in known
         if (folder / name).is_file()
     )
+    return (*own, *(file for one in formats for file in one.files))
 
 
 def warnings(
