@@ -25,13 +25,13 @@ from mpo.errors import MpoError  # noqa: E402
 from mpo.exporters.backends import OnnxRunner, load_arrays, save_arrays  # noqa: E402
 from mpo.exporters.engines import build_engine, describe, run_engine  # noqa: E402
 from mpo.exporters.onnx import export_onnx  # noqa: E402
-from mpo.exporters.parity import judge  # noqa: E402
+from mpo.exporters.parity import Allowed, judge  # noqa: E402
 from mpo.exporters.shapes import shape_ranges  # noqa: E402
 from mpo.records import EngineBackend, EngineOptions  # noqa: E402
 
 BACKENDS: tuple[EngineBackend, ...] = ("tensorrt-rtx", "tensorrt")
 BATCHES = (1, 8)
-MAX_REL = 5e-3  # TF32 keeps ten bits of a mantissa
+LOOSE = Allowed(5e-3)  # TF32 keeps ten bits of a mantissa
 
 
 def networks() -> dict[str, tuple[torch.nn.Module, torch.Tensor]]:
@@ -67,7 +67,7 @@ def engine_row(
             continue
         wanted = next(iter(reference.run([feeds])[0].values()))
         found = next(iter(load_arrays(answer).values()))
-        parity = judge([wanted.astype(np.float64)], [found.astype(np.float64)], [batch], MAX_REL)
+        parity = judge([wanted.astype(np.float64)], [found.astype(np.float64)], [batch], LOOSE)
         row["runs"].append({
             "batch": batch, **run.model_dump(mode="json", exclude={"outputs"}),
             "parity": parity.model_dump(mode="json"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from pydantic import ValidationError
 from mpo.errors import UsageError
 from mpo.records import Artifact, EngineBackend, EngineOptions, Exported, Parity
 from mpo.store import sha256, writable, write_atomic
+
+if TYPE_CHECKING:
+    from mpo.exporters.parity import Allowed
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -219,21 +222,19 @@ def check_runner(
     runner: Runner,
     reference: Runner,
     batches: Sequence[Feeds],
-    max_rel: float = 1e-3,
-    min_agreement: float = 0.999,
+    allowed: Allowed | None = None,
 ) -> Parity:
     """One runner against another on the same inputs, with the figures of parity.py.
 
     The deciding tensor is the first output; `samples` counts the first axis of the first input.
 
     Args:
-        max_rel: largest difference over each output's scale.
-        min_agreement: share of the decisions that must be equal.
+        allowed: what they may differ by; that of float32 graphs when None.
 
     Raises:
         UsageError: no batches, or an output that the runner does not give.
     """
-    from mpo.exporters.parity import judge, with_outputs
+    from mpo.exporters.parity import EXACT, judge, with_outputs
 
     if not batches:
         raise UsageError("Parity needs at least one batch of inputs.")
@@ -247,11 +248,10 @@ def check_runner(
         [np.asarray(one[names[0]], np.float64) for one in wanted],
         [np.asarray(one[names[0]], np.float64) for one in found],
         sizes,
-        max_rel,
-        min_agreement,
+        allowed or EXACT,
     )
     rows = [
         ([one[name] for name in names], [other[name] for name in names])
         for one, other in zip(wanted, found, strict=True)
     ]
-    return with_outputs(parity, names, rows, max_rel, min_agreement)
+    return with_outputs(parity, names, rows, allowed or EXACT)

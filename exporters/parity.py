@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,32 @@ MIN_AGREEMENT = 0.999
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What a file may differ by and be in parity: largest relative difference, and equal decisions
+    at least."""
+
+    rel: float = MAX_REL
+    agreement: float = MIN_AGREEMENT
+
+
+EXACT = Allowed()
+# What rounding costs is for the quality floor to judge. 11 bits at every step stay near; 8 bits may
+# not, and then some layers go back to float32: of them only shapes and finite numbers are asked.
+ROUNDED = {
+    "fp16": Allowed(0.05, 0.98),
+    "bf16": Allowed(0.2, 0.9),
+    "int8": Allowed(math.inf, 0.0),
+    "int8-dynamic": Allowed(math.inf, 0.0),
+}
+
+
 def check_parity(
     model: nn.Module,
     path: Path,
     batches: Sequence[Call],
     primary: Callable[[Any], Tensor],
-    max_rel: float = MAX_REL,
-    min_agreement: float = MIN_AGREEMENT,
+    allowed: Allowed = EXACT,
 ) -> Parity:
     """Compare the file with the model on every batch; both run on the CPU in eval mode.
 
@@ -37,13 +58,14 @@ def check_parity(
     `agreement` the share of equal decisions over the last axis. Decisions that the model itself
     makes by a margin within the tolerance are ties and count as equal. In parity: max_rel <= 1e-3
     and agreement >= 99.9 %, all outputs finite; every further output within 1e-3 of its own scale
-    with infinities in the same places, or equal when it holds integers.
+    with infinities in the same places, or equal when it holds integers. A file of another precision
+    may differ by more.
 
     Args:
         batches: calls of real samples, of at least two batch sizes when the file's batch is
             dynamic.
         primary: picks the deciding tensor out of the model's outputs.
-        max_rel, min_agreement: what counts as parity; a file in another precision needs more room.
+        allowed: `ROUNDED` for another precision than fp32.
 
     Raises:
         UsageError: no batches, or a file that cannot be loaded.
@@ -63,23 +85,21 @@ def check_parity(
             rows.append(([leaf.detach().cpu().numpy() for leaf in leaves], answer))
     except MpoError as error:
         return _failed(sizes, error.message)
-    parity = judge(wanted, found, sizes, max_rel, min_agreement)
-    return with_outputs(parity, onnx.outputs, rows, max_rel, min_agreement)
+    parity = judge(wanted, found, sizes, allowed)
+    return with_outputs(parity, onnx.outputs, rows, allowed)
 
 
 def with_outputs(
     parity: Parity,
     names: Sequence[str],
     rows: Sequence[tuple[Sequence[Any], Sequence[Any]]],
-    max_rel: float = MAX_REL,
-    min_agreement: float = MIN_AGREEMENT,
+    allowed: Allowed = EXACT,
 ) -> Parity:
     """The same judgement with every output in it; one that is off takes the parity away.
 
     Args:
         rows: for each batch all outputs as they were wanted and as they were found.
-        max_rel: largest difference over an output's scale.
-        min_agreement: share of equal entries in an output of integers.
+        allowed: its agreement is the share of equal entries in an output of integers.
     """
     kept, reason = [], parity.reason
     for place, name in enumerate(names):
@@ -91,15 +111,15 @@ def with_outputs(
         got = np.concatenate([one.reshape(-1) for _, one in pairs])
         if want.dtype.kind != "f":
             same = float((want == got).mean()) if want.size else 1.0
-            if same < min_agreement:
+            if same < allowed.agreement:
                 reason = reason or f"Output {name} has {same:.2%} equal entries."
             continue
         figures, apart = _figures(name, want.astype(np.float64), got.astype(np.float64))
         kept.append(figures)
-        if not figures.max_rel <= max_rel:
+        if not figures.max_rel <= allowed.rel:
             reason = reason or (
                 f"Output {name} differs by {figures.max_rel:.2g} of its scale; "
-                f"{max_rel:g} is allowed."
+                f"{allowed.rel:g} is allowed."
             )
         if apart:
             reason = reason or f"Output {name} has NaN or infinity where the original has none."
@@ -166,15 +186,9 @@ def judge(
     wanted: Sequence[Any],
     found: Sequence[Any],
     sizes: Sequence[int],
-    max_rel: float = MAX_REL,
-    min_agreement: float = MIN_AGREEMENT,
+    allowed: Allowed = EXACT,
 ) -> Parity:
-    """Outputs against the ones that were wanted, batch by batch, each of `sizes` examples.
-
-    Args:
-        max_rel: largest difference over the outputs' scale.
-        min_agreement: share of the decisions that must be equal.
-    """
+    """Outputs against the ones that were wanted, batch by batch, each of `sizes` examples."""
     for want, got in zip(wanted, found, strict=True):
         if want.shape != got.shape:
             return _failed(sizes, f"Outputs have shape {got.shape} in the place of {want.shape}.")
@@ -184,19 +198,21 @@ def judge(
     max_abs = max(
         float(np.abs(want - got).max(initial=0.0)) for want, got in zip(wanted, found, strict=True)
     )
-    found_rel = max_abs / scale if scale > 0 else max_abs
+    max_rel = max_abs / scale if scale > 0 else max_abs
     same = np.concatenate(
-        [_decisions(want, got, max_rel * scale) for want, got in zip(wanted, found, strict=True)]
+        [_decisions(want, got, MAX_REL * scale) for want, got in zip(wanted, found, strict=True)]
     )
     agreement = float(same.mean()) if len(same) else 1.0
     reason = ""
-    if not found_rel <= max_rel:
-        reason = f"Outputs differ by {found_rel:.2g} of their scale; {max_rel:g} is allowed."
-    elif agreement < min_agreement:
-        reason = f"Only {agreement:.2%} of the decisions agree; {min_agreement:.1%} is asked for."
+    if not max_rel <= allowed.rel:
+        reason = f"Outputs differ by {max_rel:.2g} of their scale; {allowed.rel:g} is allowed."
+    elif agreement < allowed.agreement:
+        reason = (
+            f"Only {agreement:.2%} of the decisions agree; {allowed.agreement:.1%} is asked for."
+        )
     return Parity(
         max_abs=max_abs,
-        max_rel=found_rel,
+        max_rel=max_rel,
         cosine=_cosine(wanted, found),
         agreement=agreement,
         samples=sum(sizes),

@@ -17,6 +17,7 @@ from mpo.records import Budget, Metric, Record
 from mpo.units import parse_quantity, parse_share
 
 Method = Literal["mpruner", "mpruner-paper"]
+WantedPrecision = Literal["fp32", "fp16", "int8", "int8-dynamic", "auto"]
 KEYS: dict[str, tuple[Metric, str]] = {
     "memory": ("memory_bytes", "bytes"),
     "size": ("size_bytes", "bytes"),
@@ -45,9 +46,9 @@ class Recipe(Record):
     joins blocks into one cluster (None: placed relative to the permutation null); `epochs` bounds
     each recovery; `candidates` is how many diverse plans a short recovery compares; `threads` 0
     means the target's physical cores; `effort` "quick" measures for a fraction of the time, with
-    wider intervals. Every
-    budget must hold on every `target`; the figures of the first one lead the report. `export` names
-    formats that the result is written in beside ONNX.
+    wider intervals; `precision` is the result's, "auto" takes the least harmful one that holds the
+    budgets. Every budget must hold on every `target`; the figures of the first one lead the report.
+    `export` names formats that the result is written in beside ONNX.
     """
 
     subject: str
@@ -64,6 +65,7 @@ class Recipe(Record):
     seed: int = 0
     opset: int = 20
     effort: Literal["normal", "quick"] = "normal"
+    precision: WantedPrecision = "fp32"
     weights: str | None = None
     allow_pickle: bool = False
     data: str | None = None
@@ -179,6 +181,11 @@ def make_recipe(**values: Any) -> Recipe:
             raise UsageError(f"{key} is {value}.", hint=f"Give a number from {least} to {most}.")
     if recipe.threshold is not None and not 0 < recipe.threshold <= 1:
         raise UsageError(f"threshold is {recipe.threshold}.", hint="Give a CKA in (0, 1].")
+    if recipe.method == "mpruner-paper" and recipe.precision == "auto":
+        raise UsageError(
+            "mpruner-paper plans no budgets, so it cannot choose a precision.",
+            hint="Name one: --precision int8.",
+        )
     recipe.budgets()
     recipe.allowed_drop()
     return recipe

@@ -20,7 +20,7 @@ def export(
     subject: str | Path | Subject,
     to: str | Sequence[str] = "onnx",
     *,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     dynamic: str | Sequence[str] = (),
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -34,7 +34,7 @@ def export(
     Args:
         subject: a run folder, whose pruned model is exported; or whatever `optimize` takes.
         to: names of exporters: onnx, openvino, tensorrt-rtx, tensorrt, those of plugins.
-        precision: of all files.
+        precision: of all files; a run's own, else fp32, when None.
         dynamic: free axes, as "input:0=batch[1:32]"; the data tell when there is none.
         output: the folder; RUN/export or exports/NAME when None.
         overwrite: replace an earlier export there.

@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from mpo.errors import UsageError
+from mpo.errors import InfeasibleError, UsageError
 from mpo.folders import slug
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, subject_of
-from mpo.pipeline.dryrun import dry_run
+from mpo.pipeline.dryrun import dry_run, read_original
+from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import finished_run, is_run
 from mpo.pipeline.story import prepare, steady_torch, tell
@@ -164,7 +165,10 @@ def plan_recipe(
     path = output or Path("runs") / slug(recipe.subject)
     with under_way(recipe, path, subject, overwrite=overwrite, progress=progress) as context:
         prepare(context)
-    return dry_run(path, recipe, explain=explain)
+        try:
+            return dry_run(path, recipe, explain=explain)
+        except InfeasibleError as error:
+            raise with_precisions(context, error, read_original(path)) from error
 
 
 def write_report(report: Report, folder: RunFolder) -> None:

@@ -27,9 +27,7 @@ RECIPE = ("batch", "opset", "seed", "weights", "allow_pickle", "data", "input", 
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16", "int8", "int8-dynamic"]),
-    default="fp32",
-    show_default=True,
-    help="Of every file.",
+    help="Of every file (the run's own, else fp32).",
 )
 @click.option(
     "--dynamic",

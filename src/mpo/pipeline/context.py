@@ -34,13 +34,8 @@ from mpo.store import RunFolder, sha256
 
 PROOF_SIZES = (2, 3)
 SEEN = 32  # batches a split that tell which axes vary
-WISHES = {
-    "budget",
-    "max_drop",
-    "epochs",
-    "candidates",
-    "export",
-}  # measuring and analysis do not see them
+# What the original's figures and the analysis do not depend on.
+WISHES = {"budget", "max_drop", "epochs", "candidates", "export", "precision"}
 Progress = Callable[[str, int, int], None]
 
 

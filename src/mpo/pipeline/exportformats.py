@@ -10,6 +10,7 @@ from typing import Any, get_args
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.backends import Feeds, OnnxRunner, check_runner
 from mpo.exporters.enginebuild import NOT_ASKED
+from mpo.exporters.parity import EXACT, Allowed
 from mpo.exporters.shapes import shape_ranges
 from mpo.records import EngineBackend, ExportAxis, Exported, Parity, Precision, Runtime
 from mpo.registry import EXPORTERS, RUNNERS, load, names
@@ -19,7 +20,7 @@ ONNX = "onnx"
 ENGINES: tuple[str, ...] = get_args(EngineBackend)
 SUFFIXES = {"openvino": "xml", "tensorrt": "engine", "tensorrt-rtx": "rtx"}
 # What a runtime may differ from ONNX Runtime on the same file: int8 and fp16 kernels round apart.
-TOLERANCE, ROUNDED = (1e-3, 0.999), (0.05, 0.98)
+ROUNDED = Allowed(0.05, 0.98)
 Progress = Callable[[str, int, int], None]
 Options = Mapping[str, Mapping[str, Any]]
 FileFor = Callable[[Runtime], Path]
@@ -138,9 +139,9 @@ def _executed(found: Exported, source: Path, job: FormatJob) -> Exported:
     # An engine is native code: it is run only by its hash.
     known = {} if found.engine is None else {"digest": found.engine.sha256}
     runner: Any = load(RUNNERS, found.format)
-    loose = ROUNDED if job.precision != "fp32" or found.engine is not None else TOLERANCE
+    loose = ROUNDED if job.precision != "fp32" or found.engine is not None else EXACT
     try:
-        parity = check_runner(runner(main, **known), OnnxRunner(source), job.feeds, *loose)
+        parity = check_runner(runner(main, **known), OnnxRunner(source), job.feeds, loose)
     except MpoError as error:
         reason = f"made, but it does not run here: {error.message}"
         return found.model_copy(update={"ok": False, "reason": reason, "hint": error.hint})

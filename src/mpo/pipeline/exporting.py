@@ -48,7 +48,7 @@ class ExportAsked:
         subject: a run folder, or whatever `mpo optimize` takes.
         output: the folder to write.
         formats: names of exporters; the ONNX file is made in any case.
-        precision: of every file.
+        precision: of every file; a run's own, and fp32 of anything else, when None.
         dynamic: every --dynamic.
         options: by format, the format's own.
         overwrite: replace an earlier export there.
@@ -59,7 +59,7 @@ class ExportAsked:
     subject: str
     output: Path
     formats: tuple[str, ...] = (ONNX,)
-    precision: Precision = "fp32"
+    precision: Precision | None = None
     dynamic: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     overwrite: bool = False
@@ -118,7 +118,7 @@ def _from_file(
             formats,
             folder,
             progress,
-            precision=asked.precision,
+            precision=asked.precision or "fp32",
             axes=axes,
             options=asked.options,
             inputs=tuple(asked.recipe.get("input", ())),
@@ -155,6 +155,7 @@ def _exported(
 ) -> Export:
     """The whole record, its files in `folder`."""
     stages = Stages()
+    precision = asked.precision or (source.plan.precision if source.plan else "fp32")
     with stages.timed("model"):
         _ = context.outputs  # a broken model, or data, is told of before anything is made
         model = source.model()
@@ -163,15 +164,15 @@ def _exported(
     with tempfile.TemporaryDirectory(prefix="mpo-trunk-") as scratch:
         exporting = Exporting(context, model, axes, metadata, Path(scratch))
         with stages.timed("onnx"):
-            trunk, made, plain = make_trunk(exporting, folder / f"{STEM}.onnx", asked.precision)
+            trunk, made, plain = make_trunk(exporting, folder / f"{STEM}.onnx", precision)
         job = FormatJob(
-            source=exporting.source(plain, asked.precision),
+            source=exporting.source(plain, precision),
             folder=folder,
             stem=STEM,
             axes=trunk.axes,
             feeds=[dict(OnnxModel(plain).feeds(*call)) for call in exporting.calls(plain)[:FEEDS]],
             options=asked.options,
-            precision=asked.precision,
+            precision=precision,
         )
         with stages.timed("formats"):
             others = make_formats(job, [one for one in formats if one != ONNX], context.progress)

@@ -24,6 +24,7 @@ from mpo.records import (
     BudgetResult,
     Exported,
     Plan,
+    Precision,
     Ratio,
     Ratios,
     Record,
@@ -142,13 +143,14 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=artifacts(context.folder.path, outcome.formats),
+        artifacts=artifacts(context.folder.path, precision_of(optimized), outcome.formats),
         formats=outcome.formats,
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
+        conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
         warnings=(*told, *format_notes(outcome.formats)),
     )
@@ -181,8 +183,16 @@ def empty_plan(context: Context) -> Plan:
     return Plan(method=recipe.method, subject=name, seed=recipe.seed, removed=(), harm=0.0)
 
 
-def artifacts(folder: Path, formats: Sequence[Exported] = ()) -> tuple[Artifact, ...]:
-    """The files of a run that are handed on, those of further formats last."""
+def precision_of(made: Measured) -> Precision:
+    """The precision of a measured file."""
+    return made.conversion.precision if made.conversion else "fp32"
+
+
+def artifacts(
+    folder: Path, precision: Precision = "fp32", formats: Sequence[Exported] = ()
+) -> tuple[Artifact, ...]:
+    """The files of a run that are handed on; `precision` is the result's; those of further formats
+    come last."""
     known = (
         (OPTIMIZED, "onnx"),
         (f"{OPTIMIZED}.data", "onnx-data"),
@@ -194,7 +204,7 @@ def artifacts(folder: Path, formats: Sequence[Exported] = ()) -> tuple[Artifact,
         Artifact(
             path=name,
             format=kind,
-            precision="fp32",
+            precision=precision if name.startswith(OPTIMIZED) else "fp32",
             bytes=(folder / name).stat().st_size,
             sha256=sha256(folder / name),
         )

@@ -16,8 +16,10 @@ from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.saved import read, save
+from mpo.pipeline.shipping import shipped_quality
 from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Recovery
 
+UNTOUCHED = "nothing was removed, so nothing was trained"
 SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
 Trained = tuple[nn.Module, Plan, Recovery]
@@ -50,28 +52,27 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
 
     The next best plan is trained too when the best one ends below the quality floor.
     """
-    rate = first_rate(context, plan.alternatives[0])
+    rate = first_rate(context, plan.alternatives)
     ranked = shortlist(context, plan.alternatives, original, rate)
     seed = context.recipe.seed
     best: tuple[nn.Module, PlanCandidate, Recovery] | None = None
     for candidate in ranked:
-        model, story = train(
-            context, candidate, original, Schedule(rate, context.recipe.epochs, seed)
-        )
-        found = candidate.model_copy(update={"recovered_quality": story.after})
-        if best is None or _better(original, story, best[2]):
+        schedule = Schedule(rate, context.recipe.epochs, seed)
+        model, found, story = tried(context, candidate, original, schedule)
+        if best is None or _lost(original, found) < _lost(original, best[1]):
             best = (model, found, story)
-        if _lost(original, best[2]) <= context.recipe.allowed_drop():
+        if _lost(original, best[1]) <= context.recipe.allowed_drop():
             break
     if best is None:
         raise ValueError("a plan without candidates")
     model, chosen, story = best
-    others = tuple(chosen if one.removed == chosen.removed else one for one in ranked)
+    others = tuple(chosen if same(one, chosen) else one for one in ranked)
     harm = chosen.joint_kl if chosen.joint_kl is not None else chosen.harm
     final = plan.model_copy(
         update={
             "removed": chosen.removed,
             "harm": harm,
+            "precision": chosen.precision,
             "alternatives": others,
             **told_anew(plan, chosen),
         }
@@ -107,20 +108,35 @@ def shortlist(
     """The plans by their quality after a short training, the best first."""
     if len(candidates) == 1 or context.recipe.epochs == 0:
         return list(candidates)
-    tried = []
-    for candidate in candidates:
-        short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS)
-        _, story = train(context, candidate, original, short)
-        tried.append(candidate.model_copy(update={"recovered_quality": story.after}))
+    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS)
+    found = [tried(context, candidate, original, short)[1] for candidate in candidates]
     sign = -1.0 if original.lower_is_better else 1.0
-    return sorted(tried, key=lambda one: -sign * (one.recovered_quality or 0.0))
+    return sorted(found, key=lambda one: -sign * (one.recovered_quality or 0.0))
 
 
-def first_rate(context: Context, candidate: PlanCandidate) -> float | None:
-    """The learning rate, chosen once on the first plan; None when nothing is trained."""
-    if context.recipe.epochs == 0:
+def tried(
+    context: Context, candidate: PlanCandidate, original: Quality, schedule: Schedule
+) -> tuple[nn.Module, PlanCandidate, Recovery]:
+    """A plan's model after training, and the plan with the quality of what would be shipped."""
+    model, story = train(context, candidate, original, schedule)
+    quality = story.after
+    if candidate.precision != "fp32":
+        quality = shipped_quality(context, model, candidate.precision).value
+    return model, candidate.model_copy(update={"recovered_quality": quality}), story
+
+
+def same(one: PlanCandidate, other: PlanCandidate) -> bool:
+    """Whether two candidates are one plan: blocks and precision."""
+    return (one.removed, one.precision) == (other.removed, other.precision)
+
+
+def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float | None:
+    """The learning rate, chosen once on the first plan that removes something; None when nothing
+    is trained."""
+    removed = next((one.removed for one in candidates if one.removed), ())
+    if context.recipe.epochs == 0 or not removed:
         return None
-    model = context.without(candidate.removed)
+    model = context.without(removed)
     objective = distil(context.subject, copy.deepcopy(context.original))
     splits = context.splits()
     return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
@@ -132,7 +148,14 @@ def train(
     original: Quality,
     schedule: Schedule,
 ) -> tuple[nn.Module, Recovery]:
-    """Build a plan's model and fine-tune it by distillation from the original."""
+    """Build a plan's model and fine-tune it by distillation from the original; where nothing is
+    removed there is nothing to recover."""
+    if not candidate.removed:
+        value = original.value
+        story = Recovery(
+            epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
+        )
+        return copy.deepcopy(context.original), story
     model = context.without(candidate.removed)
     objective = distil(context.subject, copy.deepcopy(context.original))
     train_split = context.splits().train
@@ -153,9 +176,5 @@ def judge_on(context: Context) -> Judge:
     return judge
 
 
-def _better(original: Quality, one: Recovery, other: Recovery) -> bool:
-    return _lost(original, one) < _lost(original, other)
-
-
-def _lost(original: Quality, story: Recovery) -> float:
-    return drop(original, original.model_copy(update={"value": story.after}))
+def _lost(original: Quality, candidate: PlanCandidate) -> float:
+    return drop(original, original.model_copy(update={"value": candidate.recovered_quality}))

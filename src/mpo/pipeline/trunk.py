@@ -15,7 +15,7 @@ from torch import nn
 from mpo.errors import MpoError
 from mpo.exporters.flatten import input_names
 from mpo.exporters.onnx import OnnxExport, export_onnx
-from mpo.exporters.parity import check_parity
+from mpo.exporters.parity import ROUNDED, check_parity
 from mpo.exporters.runtime import OnnxModel
 from mpo.exporters.shapes import free_inputs
 from mpo.exporters.suspects import find_suspect
@@ -36,14 +36,6 @@ from mpo.records import (
 )
 
 FIXED_CALLS = 8  # of a file whose batch is fixed
-# What a file in another precision may differ by before it counts as broken: the task's metric, and
-# not this, decides whether it is good enough.
-LOOSE: dict[Precision, tuple[float, float]] = {
-    "fp16": (0.05, 0.98),
-    "bf16": (0.2, 0.9),
-    "int8": (float("inf"), 0.0),
-    "int8-dynamic": (float("inf"), 0.0),
-}
 
 
 @dataclass
@@ -212,7 +204,7 @@ def make_trunk(
     if precision != "fp32":
         exporting.converted(plain, path, precision)
         calls = exporting.calls(path)
-        reduced = check_parity(exporting.model, path, calls, primary, *LOOSE[precision])
+        reduced = check_parity(exporting.model, path, calls, primary, ROUNDED[precision])
         if not reduced.ok:
             raise MpoError(f"The {precision} file is not the model any more: {reduced.reason}")
         dropped = exporting.dropped(path) if export.dynamic_batch else None

@@ -63,7 +63,15 @@ from mpo.records.figures import (
     Ratios,
     Recovery,
 )
-from mpo.records.plans import Front, FrontPoint, Plan, PlanCandidate, PlannedBudget, Reason
+from mpo.records.plans import (
+    Front,
+    FrontPoint,
+    Plan,
+    PlanCandidate,
+    PlannedBudget,
+    PrecisionChoice,
+    Reason,
+)
 from mpo.records.profiles import (
     Conditions,
     DeviceProfile,
@@ -148,6 +156,7 @@ __all__ = [
     "PlanCandidate",
     "PlannedBudget",
     "Precision",
+    "PrecisionChoice",
     "Quality",
     "Ratio",
     "Ratios",

@@ -9,6 +9,7 @@ from pydantic import Field
 from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis
 from mpo.records.budgets import BudgetResult
+from mpo.records.conversions import Conversion
 from mpo.records.devices import Environment
 from mpo.records.engines import Exported
 from mpo.records.figures import Artifact, ModelFigures, OnTarget, Parity, Ratio, Ratios, Recovery
@@ -25,7 +26,8 @@ class TargetReport(Record):
 
 
 class Report(Document):
-    """The proof: what was asked, what was done, and both models as measured."""
+    """The proof: what was asked, what was done, and both models as measured; `conversion` tells how
+    the optimized file came to another precision than fp32."""
 
     schema_: Literal["mpo.report/1"] = Field("mpo.report/1", alias="schema")
     tool: dict[str, str]
@@ -50,5 +52,6 @@ class Report(Document):
     plan: Plan
     environment: Environment
     others: tuple[TargetReport, ...] = ()
+    conversion: Conversion | None = None
     seconds: dict[str, float]
     warnings: tuple[str, ...]
