@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,15 @@ from mpo.errors import MpoError
 from mpo.exporters.flatten import input_names
 from mpo.exporters.onnx import OnnxExport, export_onnx
 from mpo.exporters.parity import ROUNDED, check_parity
-from mpo.exporters.runtime import OnnxModel
 from mpo.exporters.shapes import free_inputs
 from mpo.exporters.suspects import find_suspect
-from mpo.optimizer.batches import Batch, primary, take
-from mpo.optimizer.quality import Predict, drop, evaluate, predictor
+from mpo.optimizer.batches import primary, take
+from mpo.optimizer.quality import drop, evaluate, predictor
 from mpo.pipeline.context import Context
 from mpo.pipeline.dynamic import AskedAxis, export_axes, seen_sizes, wanted_axes
 from mpo.pipeline.inputs import Call, call_of, example, parity_calls
-from mpo.pipeline.precision import Floor, convert
+from mpo.pipeline.precision import convert
+from mpo.pipeline.shipping import file_predictor, file_quality, floor_of, require_data
 from mpo.records import (
     Conversion,
     ExportAxis,
@@ -125,7 +126,8 @@ class Exporting:
         return file
 
     def _convert(self, trunk: Path, target: Path, precision: Precision, runtime: Runtime) -> Path:
-        floor = self._floor() if precision == "int8" and runtime == "onnxruntime" else None
+        judged = precision == "int8" and runtime == "onnxruntime"
+        floor = floor_of(self.context, self.wanted) if judged else None
         first = self.conversions.get("onnxruntime")
         keep = [one.node for one in first.kept] if first and first.mixed else []
         self.context.progress(f"precision: {precision} for {runtime}", 0, 1)
@@ -141,40 +143,21 @@ class Exporting:
         self.context.progress(f"precision: {precision} for {runtime}", 1, 1)
         return target
 
-    def _floor(self) -> Floor:
-        """What int8 must keep on validation: the torch model's quality less the allowed drop."""
-        wanted = self._validation(predictor(self.model))
-        allowed = self.context.recipe.allowed_drop()
-
-        def judge(path: Path) -> float:
-            return -drop(wanted, self._validation(self.answers(path)))
-
-        return Floor(judge, -allowed)
-
-    def _validation(self, predict: Predict) -> Quality:
-        split = self.context.splits().validation
-        original = predictor(self.context.original)
-        return evaluate(predict, self.context.subject, split, original, interval=False)
+    @cached_property
+    def wanted(self) -> Quality:
+        """The torch model's quality on validation."""
+        split, original = self.context.splits().validation, predictor(self.context.original)
+        ours = predictor(self.model)
+        return evaluate(ours, self.context.subject, split, original, interval=False)
 
     def dropped(self, path: Path) -> float:
         """Quality that a file loses against the torch model on validation."""
-        wanted = self._validation(predictor(self.model))
-        return drop(wanted, self._validation(self.answers(path)))
-
-    def answers(self, path: Path) -> Predict:
-        """A file as the task's metric takes it."""
-        outputs = predictor(self.model)(self.context.batch)
-        call = OnnxModel(path).as_model(outputs)
-
-        def predict(batch: Batch) -> Any:
-            return call(*batch.args, **batch.kwargs)
-
-        return predict
+        return drop(self.wanted, file_quality(self.context, path))
 
     def judged(self, path: Path) -> dict[str, Quality]:
         """The task's metric on the test split, of the torch model and of the file."""
         context, found = self.context, {}
-        ways = {"torch": predictor(self.model), "onnx": self.answers(path)}
+        ways = {"torch": predictor(self.model), "onnx": file_predictor(context, path)}
         for number, (name, predict) in enumerate(ways.items()):
             context.progress("task metric", number, len(ways))
             with torch.no_grad():
@@ -202,6 +185,7 @@ def make_trunk(
     parity = exporting.proved(plain)
     reduced, dropped = None, None
     if precision != "fp32":
+        require_data(context, precision)
         exporting.converted(plain, path, precision)
         calls = exporting.calls(path)
         reduced = check_parity(exporting.model, path, calls, primary, ROUNDED[precision])
