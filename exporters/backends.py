@@ -39,7 +39,16 @@ class Exporter(Protocol):
 
 
 class Runner(Protocol):
-    """Executes a file of its format."""
+    """Executes a file of its format.
+
+    To be benched, a runner also has
+
+    * `adapter`, the path of a self-contained script with `open_model(path, session)`, by which the
+      measuring process opens the file (profiles/worker.py);
+    * `describe(path)`, static: {"inputs": [{"name", "axes", "dtype"}, ...], "nodes", "params",
+      "engine_memory_bytes"}, of which all but the inputs may be missing. It raises UsageError or
+      MpoError when the file cannot be run here.
+    """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         """Take the file; it is opened here or at the first run."""
@@ -159,6 +168,14 @@ class TensorRtRunner:
     """
 
     backend: EngineBackend = "tensorrt"
+    adapter = Path(__file__).with_name("trtrunner.py")
+
+    @classmethod
+    def describe(cls, path: Path) -> dict[str, Any]:
+        """What the engine says of itself, in a child on this machine's GPU; see Runner."""
+        from mpo.exporters.engines import describe_engine
+
+        return describe_engine(path, cls.backend)
 
     def __init__(self, path: Path, threads: int = 1, *, digest: str = "") -> None:
         self._path, self._digest = path, digest

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,45 @@ MIN_AGREEMENT = 0.999
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What a file may differ by and be in parity: largest relative difference, and equal decisions
+    at least."""
+
+    rel: float = MAX_REL
+    agreement: float = MIN_AGREEMENT
+
+
+EXACT = Allowed()
+# What rounding costs is for the quality floor to judge. 11 bits at every step stay near; 8 bits may
+# not, and then some layers go back to float32: of them only shapes and finite numbers are asked.
+ROUNDED = {
+    "fp16": Allowed(0.05, 0.98),
+    "int8": Allowed(math.inf, 0.0),
+    "int8-dynamic": Allowed(math.inf, 0.0),
+}
+
+
 def check_parity(
-    model: nn.Module, path: Path, batches: Sequence[Call], primary: Callable[[Any], Tensor]
+    model: nn.Module,
+    path: Path,
+    batches: Sequence[Call],
+    primary: Callable[[Any], Tensor],
+    allowed: Allowed = EXACT,
 ) -> Parity:
     """Compare the file with the model on every batch; both run on the CPU in eval mode.
 
     `max_abs` is the largest difference of the deciding tensor, `max_rel` that over the largest
     magnitude of the model's own output, `agreement` the share of equal decisions over the last
     axis. Decisions that the model itself makes by a margin within the tolerance are ties and count
-    as equal. In parity: max_rel <= 1e-3 and agreement >= 99.9 %, all outputs finite.
+    as equal. In parity: max_rel <= 1e-3 and agreement >= 99.9 %, all outputs finite; a file of
+    another precision may differ by more.
 
     Args:
         batches: calls of real samples, of at least two batch sizes when the file's batch is
             dynamic.
         primary: picks the deciding tensor out of the model's outputs.
+        allowed: `ROUNDED` for another precision than fp32.
 
     Raises:
         UsageError: no batches, or a file that cannot be loaded.
@@ -52,7 +79,7 @@ def check_parity(
             found.append(_array(primary(onnx.as_model(outputs)(*args, **kwargs))))
     except MpoError as error:
         return _failed(sizes, error.message)
-    return judge(wanted, found, sizes)
+    return judge(wanted, found, sizes, allowed)
 
 
 def _reference(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,7 +108,9 @@ def _failed(sizes: list[int], reason: str) -> Parity:
     )
 
 
-def judge(wanted: list[Any], found: list[Any], sizes: list[int]) -> Parity:
+def judge(
+    wanted: list[Any], found: list[Any], sizes: list[int], allowed: Allowed = EXACT
+) -> Parity:
     """Outputs against the ones that were wanted, batch by batch, each of `sizes` examples."""
     for want, got in zip(wanted, found, strict=True):
         if want.shape != got.shape:
@@ -98,10 +127,12 @@ def judge(wanted: list[Any], found: list[Any], sizes: list[int]) -> Parity:
     )
     agreement = float(same.mean()) if len(same) else 1.0
     reason = ""
-    if not max_rel <= MAX_REL:
-        reason = f"Outputs differ by {max_rel:.2g} of their scale; {MAX_REL:g} is allowed."
-    elif agreement < MIN_AGREEMENT:
-        reason = f"Only {agreement:.2%} of the decisions agree; {MIN_AGREEMENT:.1%} is asked for."
+    if not max_rel <= allowed.rel:
+        reason = f"Outputs differ by {max_rel:.2g} of their scale; {allowed.rel:g} is allowed."
+    elif agreement < allowed.agreement:
+        reason = (
+            f"Only {agreement:.2%} of the decisions agree; {allowed.agreement:.1%} is asked for."
+        )
     return Parity(
         max_abs=max_abs,
         max_rel=max_rel,

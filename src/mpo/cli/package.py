@@ -69,7 +69,7 @@ def package(
     """
 
     def work() -> int:
-        from mpo.packing import package as pack
+        from mpo.api.packing import package as pack
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.card import bundle_table
 

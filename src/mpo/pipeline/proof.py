@@ -22,7 +22,9 @@ from mpo.records import (
     Analysis,
     Artifact,
     BudgetResult,
+    Contract,
     Plan,
+    Precision,
     Ratio,
     Ratios,
     Record,
@@ -32,7 +34,7 @@ from mpo.records import (
 )
 from mpo.store import sha256
 
-Status = Literal["met", "already-met", "infeasible", "below-floor"]
+Status = Literal["met", "already-met", "infeasible", "below-floor", "contract-broken"]
 DISAGREE = math.log(1.15)
 SAME = Ratio(estimate=1.0, ci95=(1.0, 1.0), pairs=0)
 OPTIMIZED = "model.onnx"
@@ -111,6 +113,7 @@ class Outcome:
     analysis: Analysis = NOTHING
     plan: Plan | None = None
     recovery: Recovery | None = None
+    contract: Contract | None = None
 
 
 def make_report(context: Context, outcome: Outcome) -> Report:
@@ -122,6 +125,8 @@ def make_report(context: Context, outcome: Outcome) -> Report:
     status: Status = "already-met"
     if outcome.plan is not None:
         status = status_of(context, budgets, original, optimized)
+        if status == "met" and outcome.contract and outcome.contract.verdict == "broken":
+            status = "contract-broken"
     plan = outcome.plan or empty_plan(context)
     return Report(
         tool={"name": "mpo", "version": __version__},
@@ -139,12 +144,14 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=artifacts(context.folder.path),
+        artifacts=artifacts(context.folder.path, precision_of(optimized)),
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
+        contract=outcome.contract,
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
+        conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
         warnings=warnings(context, original, optimized, plan, latency[0]),
     )
@@ -167,8 +174,13 @@ def empty_plan(context: Context) -> Plan:
     return Plan(method=recipe.method, subject=name, seed=recipe.seed, removed=(), harm=0.0)
 
 
-def artifacts(folder: Path) -> tuple[Artifact, ...]:
-    """The files of a run that are handed on."""
+def precision_of(made: Measured) -> Precision:
+    """The precision of a measured file."""
+    return made.conversion.precision if made.conversion else "fp32"
+
+
+def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ...]:
+    """The files of a run that are handed on; `precision` is the result's."""
     known = (
         (OPTIMIZED, "onnx"),
         (f"{OPTIMIZED}.data", "onnx-data"),
@@ -180,7 +192,7 @@ def artifacts(folder: Path) -> tuple[Artifact, ...]:
         Artifact(
             path=name,
             format=kind,
-            precision="fp32",
+            precision=precision if name.startswith(OPTIMIZED) else "fp32",
             bytes=(folder / name).stat().st_size,
             sha256=sha256(folder / name),
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mpo.records import (
     Bench,
     Bundle,
+    Contract,
     CostTable,
     DeviceProfile,
     Doctor,
@@ -21,7 +22,17 @@ from mpo.records import (
     Report,
 )
 
-Name = Literal["bench", "bundle", "history", "report", "plan", "device", "costs", "doctor"]
+Name = Literal[
+    "bench",
+    "bundle",
+    "history",
+    "report",
+    "plan",
+    "device",
+    "costs",
+    "doctor",
+    "contract",
+]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _RECORDS: dict[Name, tuple[type[Record], int]] = {
@@ -33,6 +44,7 @@ _RECORDS: dict[Name, tuple[type[Record], int]] = {
     "device": (DeviceProfile, 1),
     "costs": (CostTable, 1),
     "doctor": (Doctor, 1),
+    "contract": (Contract, 1),
 }
 
 
