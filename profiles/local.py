@@ -10,8 +10,15 @@ import subprocess
 import sys
 from typing import Any
 
+import psutil
+
 from mpo.errors import MpoError
 from mpo.profiles.jobs import FIXED, KEPT, LAUNCHER, Job, read_answer, too_slow
+
+# Of the memory that is free now a job may take so much; a model that asks for more fails with the
+# runtime's own words instead of having the system choose what to kill.
+SHARE = 0.9
+BOUNDED = ("/bin/sh", "-c", 'ulimit -d "$1" 2> /dev/null; shift; "$@"; exit $?', "mpo-measure")
 
 
 class LocalTarget:
@@ -26,7 +33,7 @@ class LocalTarget:
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         try:
             child = subprocess.Popen(
-                [*LAUNCHER, sys.executable, "-I", str(job.script)],
+                [*self._launcher(), sys.executable, "-I", str(job.script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -38,6 +45,12 @@ class LocalTarget:
         except OSError as error:
             raise MpoError(f"The measuring process could not start: {error}.") from error
         return _answer(child, job)
+
+    def _launcher(self) -> tuple[str, ...]:
+        """A GPU's driver maps more than the machine has, so only a CPU's jobs are bounded."""
+        if self.device != "cpu":
+            return LAUNCHER
+        return (*BOUNDED, str(int(SHARE * psutil.virtual_memory().available / 1024)))
 
     def close(self) -> None:
         """Nothing is left behind: files are read where they lie."""

@@ -118,13 +118,13 @@ def test_the_same_work_passes_for_real(pair: tuple[Path, Path], tmp_path: Path) 
     assert "torch" not in found.seconds
 
 
-def test_a_broken_model_is_a_failure_of_measuring(
+def test_a_broken_model_is_bad_input_and_one_that_does_not_run_a_failure_of_measuring(
     tiny: ModuleType, tmp_path: Path, scripted: Callable[[Answer], Any]
 ) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model at all")
     result = run(path, "--junit", tmp_path / "b.xml")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no ONNX model" in result.output
     assert 'type="measurement"' in (tmp_path / "b.xml").read_text()
     from onnx import helper
@@ -133,6 +133,21 @@ def test_a_broken_model_is_a_failure_of_measuring(
     result = run(odd)
     assert result.exit_code == 1, result.output
     assert "odd.onnx ended with code 1" in result.output
+
+
+def test_a_model_or_a_baseline_with_weights_elsewhere_is_refused_before_anything_runs(
+    pair: tuple[Path, Path], tmp_path: Path, scripted: Callable[[Answer], Any]
+) -> None:
+    from tests.exporters.crafted import outside, save
+
+    (tmp_path / "w.bin").write_bytes(bytes(32))
+    (tmp_path / "models").mkdir()
+    evil = save(outside("../w.bin"), tmp_path / "models" / "m.onnx")
+    for arguments in ((evil,), (pair[0], "--baseline", evil)):
+        result = run(*arguments)
+        assert result.exit_code == 8, result.output
+        assert "outside of its own folder" in result.output
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["m.onnx"]
 
 
 def test_what_stays_open_passes_with_a_warning_and_fails_under_strict(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from mpo.errors import BaselineError, UsageError
+from mpo.exporters.preflight import preflight
 from mpo.gate import ALPHA_FAIL, wilcoxon_critical
 from mpo.pipeline.baselines import model_file, read_bench
 from mpo.pipeline.benchinputs import Feeds, described, fitting, make_feeds
@@ -97,9 +98,10 @@ def read_named(asked: Asked) -> Named:
     """Read what is named, before anything is measured.
 
     Raises:
-        UsageError: nothing there, rules that need what is not given, inputs that do not fit.
+        UsageError: nothing there, no ONNX model, rules that need what is not given, inputs that do
+            not fit.
         BaselineError: a baseline of another interface.
-        MpoError: a model that is broken.
+        RefusedError: a model that reaches for what it must not have.
     """
     needing = [rule for rule in asked.rules if rule.needs_baseline]
     if needing and asked.baseline is None:
@@ -109,7 +111,7 @@ def read_named(asked: Asked) -> Named:
         )
     if not asked.data and any(rule.source == "quality" for rule in asked.rules):
         raise UsageError("A rule on accuracy needs data.", hint="Name a subject file with --data.")
-    path = model_file(asked.model)
+    path = _looked_at(asked.model)
     feeds, source = _feeds(asked, path)
     candidate = describe_model("candidate", asked.model, path, feeds)
     if asked.baseline is None:
@@ -119,10 +121,18 @@ def read_named(asked: Asked) -> Named:
         old = stored.subject("candidate")
         other = old.model_copy(update={"id": "baseline"}) if old else None
         return Named(candidate, feeds, path, other, {}, None, stored, source)
-    other_path = model_file(asked.baseline)
+    other_path = _looked_at(asked.baseline)
     other_feeds = _same_feeds(other_path, feeds, candidate)
     other = describe_model("baseline", asked.baseline, other_path, other_feeds)
     return Named(candidate, feeds, path, other, other_feeds, other_path, None, source)
+
+
+def _looked_at(named: Path) -> Path:
+    """The ONNX file that a path names, once the pre-flight has found it sound. The file of a run
+    folder was loaded when it was made."""
+    path = model_file(named)
+    preflight(path, load=not named.is_dir())
+    return path
 
 
 def _feeds(asked: Asked, path: Path) -> tuple[Feeds, InputsFrom]:
