@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import helper
 
 from mpo import __version__
-from mpo.bundle import mpo_edge
+from mpo.bundle import mpo_edge, mpo_signature
 from mpo.bundle.writer import STARTER, STARTER_NAME, Part, listed
 from mpo.errors import UsageError
 from mpo.optimizer.subject import Subject
@@ -62,6 +62,7 @@ def gathered(run: FinishedRun, subject: Subject, wishes: Wishes) -> dict[str, Pa
         INPUTS: Part(inputs, "selftest"),
         OUTPUTS: Part(outputs, "selftest"),
         "runtime/mpo_edge.py": Part(Path(mpo_edge.__file__), "runtime"),
+        "runtime/mpo_signature.py": Part(Path(mpo_signature.__file__), "runtime"),
         "runtime/requirements.txt": Part(_requirements(run).encode(), "runtime"),
     }
 
