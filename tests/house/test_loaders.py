@@ -40,6 +40,7 @@ ALLOWED = {
     ("exporters/trtrunner.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("exporters/trtworker.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("src/mpo/bundle/mpo_edge.py", "ctypes.CDLL"): "the system's CUDA and C libraries",
+    ("profiles/worker.py", "spec.loader.exec_module"): "another runtime's script, of mpo itself",
     # weights
     ("optimizer/artifact.py", "safe_open"): "safetensors: data",
     ("optimizer/artifact.py", "torch.load"): "weights_only, or the user's own --allow-pickle",
@@ -60,6 +61,7 @@ ALLOWED = {
     ("src/mpo/pipeline/graphs.py", "onnx.load"): "after the pre-flight",
     ("src/mpo/pipeline/parts.py", "onnx.load"): "our own export",
     ("src/mpo/pipeline/story.py", "onnx.load"): "our own export",
+    ("src/mpo/pipeline/precision.py", "onnx.load"): "our own export",
     ("exporters/converted.py", "onnxruntime.InferenceSession"): "our own export",
     ("exporters/simplify.py", "onnxruntime.InferenceSession"): "our own export",
     ("exporters/runtime.py", "onnxruntime.InferenceSession"): "our own, or after the pre-flight",
@@ -77,6 +79,7 @@ ALLOWED = {
     ("profiles/local.py", "subprocess.Popen"): "measuring processes",
     ("profiles/pipes.py", "subprocess.Popen"): "ssh, its address checked",
     ("profiles/bootstrap.py", "subprocess.Popen"): "measuring processes on the device",
+    ("profiles/worker.py", "subprocess.run"): "ps, of itself",
     ("profiles/probe.py", "subprocess.run"): "nvidia-smi and its like, to describe a device",
     ("profiles/probe_state.py", "subprocess.run"): "nvidia-smi and its like",
     ("src/mpo/bundle/edgejob.py", "subprocess.run"): "mpo_edge.py of this mpo, never the bundle's",
