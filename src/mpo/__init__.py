@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpo.api.benching import bench
     from mpo.api.contracts import contract, decompose
+    from mpo.api.exporting import export
     from mpo.api.packing import package
     from mpo.api.runs import analyze, load, optimize, plan, read_report
     from mpo.bundle.whole import verify
@@ -27,6 +28,7 @@ __all__ = [
     "bench",
     "contract",
     "decompose",
+    "export",
     "load",
     "optimize",
     "package",
@@ -42,6 +44,7 @@ _HOMES = {
     "bench": "mpo.api.benching",
     "contract": "mpo.api.contracts",
     "decompose": "mpo.api.contracts",
+    "export": "mpo.api.exporting",
     "load": "mpo.api.runs",
     "optimize": "mpo.api.runs",
     "package": "mpo.api.packing",

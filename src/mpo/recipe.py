@@ -51,8 +51,9 @@ class Recipe(Record):
     budgets. `harm` "boundary" weighs what a removal does by how near the decision boundary
     it does it, and `distil` "boundary" recovery likewise; `contract` holds the terms of a contract
     that a model must not break to be accepted ("eps=5%,mass=10%"); `classes` narrows the subject to
-    some of its classes, all others counting as one. Every budget must hold on every `target`; the
-    figures of the first one lead the report.
+    some of its classes, all others counting as one; `export` names formats that the result is
+    written in beside ONNX. Every budget must hold on every `target`; the figures of the first one
+    lead the report.
     """
 
     subject: str
@@ -78,6 +79,7 @@ class Recipe(Record):
     allow_pickle: bool = False
     data: str | None = None
     input: tuple[str, ...] = ()
+    export: tuple[str, ...] = ()
 
     def budgets(self) -> tuple[Budget, ...]:
         """Every bound that must hold."""

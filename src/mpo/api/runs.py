@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mpo.errors import InfeasibleError, UsageError
+from mpo.folders import slug
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, asked_for, subject_of
@@ -183,13 +183,6 @@ def write_report(report: Report, folder: RunFolder) -> None:
     folder.write("report.html", html(report))
 
 
-def slug(subject: str) -> str:
-    """A folder name for a subject: the parent for NAME/subject.py, else the name itself."""
-    path = Path(subject.removeprefix("hf:"))
-    stem = path.parent.name if path.stem in ("subject", "model") and path.parent.name else path.stem
-    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
-
-
 def analyze(
     subject: str | Path | Subject, *, progress: Progress = silent, **options: Any
 ) -> Analysis:
@@ -250,4 +243,4 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     Raises:
         UsageError: no finished run there, or its subject is gone.
     """
-    return rebuild(Path(run), subject)
+    return rebuild(Path(run), subject).model

@@ -15,6 +15,7 @@ from mpo.cli.bench import bench
 from mpo.cli.contract import contract
 from mpo.cli.decompose import decompose
 from mpo.cli.doctor import doctor
+from mpo.cli.export import export
 from mpo.cli.history import history
 from mpo.cli.optimize import optimize
 from mpo.cli.package import package
@@ -35,6 +36,7 @@ for command in (
     optimize,
     plan,
     analyze,
+    export,
     report,
     profile,
     doctor,

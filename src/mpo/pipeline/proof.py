@@ -23,6 +23,7 @@ from mpo.records import (
     Artifact,
     BudgetResult,
     Contract,
+    Exported,
     Plan,
     Precision,
     Ratio,
@@ -114,6 +115,7 @@ class Outcome:
     plan: Plan | None = None
     recovery: Recovery | None = None
     contract: Contract | None = None
+    formats: tuple[Exported, ...] = ()
 
 
 def make_report(context: Context, outcome: Outcome) -> Report:
@@ -128,6 +130,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         if status == "met" and outcome.contract and outcome.contract.verdict == "broken":
             status = "contract-broken"
     plan = outcome.plan or empty_plan(context)
+    told = warnings(context, original, optimized, plan, latency[0])
     return Report(
         tool={"name": "mpo", "version": __version__},
         subject=context.subject.name,
@@ -144,7 +147,8 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=artifacts(context.folder.path, precision_of(optimized)),
+        artifacts=artifacts(context.folder.path, precision_of(optimized), outcome.formats),
+        formats=outcome.formats,
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
@@ -153,7 +157,17 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=warnings(context, original, optimized, plan, latency[0]),
+        warnings=(*told, *format_notes(outcome.formats)),
+    )
+
+
+def format_notes(formats: Sequence[Exported]) -> tuple[str, ...]:
+    """What could not be made, or was made and not run, one sentence each."""
+    failed = [one for one in formats if not one.ok]
+    unseen = [one for one in formats if one.ok and not one.ran]
+    return (
+        *(f"{one.format} was not made: {one.reason}. {one.hint}".rstrip() for one in failed),
+        *(f"{one.format} was built and not run: {one.ran_reason}." for one in unseen),
     )
 
 
@@ -179,8 +193,11 @@ def precision_of(made: Measured) -> Precision:
     return made.conversion.precision if made.conversion else "fp32"
 
 
-def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ...]:
-    """The files of a run that are handed on; `precision` is the result's."""
+def artifacts(
+    folder: Path, precision: Precision = "fp32", formats: Sequence[Exported] = ()
+) -> tuple[Artifact, ...]:
+    """The files of a run that are handed on; `precision` is the result's; those of further formats
+    come last."""
     known = (
         (OPTIMIZED, "onnx"),
         (f"{OPTIMIZED}.data", "onnx-data"),
@@ -188,7 +205,7 @@ def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ..
         (f"{ORIGINAL}.data", "onnx-data"),
         ("model.safetensors", "safetensors"),
     )
-    return tuple(
+    own = tuple(
         Artifact(
             path=name,
             format=kind,
@@ -199,6 +216,7 @@ def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ..
         for name, kind in known
         if (folder / name).is_file()
     )
+    return (*own, *(file for one in formats for file in one.files))
 
 
 def warnings(

@@ -12,6 +12,7 @@ from mpo.records.budgets import BudgetResult
 from mpo.records.contracts import Contract
 from mpo.records.conversions import Conversion
 from mpo.records.devices import Environment
+from mpo.records.engines import Exported
 from mpo.records.figures import Artifact, ModelFigures, OnTarget, Parity, Ratio, Ratios, Recovery
 from mpo.records.plans import Plan
 
@@ -46,6 +47,7 @@ class Report(Document):
     removed: tuple[str, ...]
     parity: dict[str, Parity]
     artifacts: tuple[Artifact, ...]
+    formats: tuple[Exported, ...] = ()
     recovery: Recovery | None
     analysis: Analysis
     plan: Plan
