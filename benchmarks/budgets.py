@@ -103,7 +103,8 @@ def main() -> None:
             row = attempt(options.subject, budgets, folder)
             donors.setdefault(kind, folder)
             rows.append(row)
-            command = f"python benchmarks/budgets.py --subject {options.subject.relative_to(ROOT)}"
+            subject = options.subject.resolve().relative_to(ROOT)
+            command = f"python benchmarks/budgets.py --subject {subject}"
             command += f" --levels {options.levels}" if options.levels else ""
             options.out.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n")
             print(

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from examples.digits.subject import splits
+from mpo.api.packing import package
 from mpo.bundle.reader import open_bundle
-from mpo.packing import package
 from mpo.store import sha256
 
 BARE = """
@@ -108,7 +108,7 @@ def accuracy(python: str, bundle: Path, folder: Path) -> float:
 
 def rebuilds(run: Path, folder: Path) -> list[str]:
     """sha256 of bundles made in other folders, locales and time zones."""
-    code = "import sys; from mpo.packing import package; package(*sys.argv[1:3])"
+    code = "import sys; from mpo.api.packing import package; package(*sys.argv[1:3])"
     found = []
     for place, (locale, zone) in enumerate((("C", "UTC"), ("tr_TR.UTF-8", "Asia/Kolkata"))):
         home = folder / f"place {place}"

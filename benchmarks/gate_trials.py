@@ -1,6 +1,6 @@
 """How often gates are wrong on this machine: one model against its copy, and against 5 % more work.
 
-Two cells: as quiet as the machine is, and with two busy processes beside. In each, `--gates` times:
+Two cells: as quiet as the machine is, and with two busy processes beside. In each, so many times:
 
 * mpo: processes that run the model, its copy and the larger model in turn, 8 to 40 of them as the
   gate asks for, exactly as `mpo bench --fail-on 'latency>3%'` takes and judges them;
@@ -12,9 +12,11 @@ Two cells: as quiet as the machine is, and with two busy processes beside. In ea
                        p < .05 and the mean slower
     mpo, apart         mpo's own gate on p10 of the same plain runs, eight gates' runs at a time
 
-The larger model has 21 equal layers where the other has 20: real work, no sleep.
+The larger model has 21 equal layers where the other has 20: real work, no sleep. The cells take
+turns, so that both meet the same hours. Every gate is a line of a journal beside the result: a run
+that is killed goes on where it was, and `--report` only makes the tables and the result anew.
 
-    python benchmarks/gate_trials.py [--gates 200] [--seconds 0.5] [--quick] [--out FILE]
+    python benchmarks/gate_trials.py [--gates 200 200] [--busy 0 2] [--report] [--out FILE]
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1.03
 LAYERS = (20, 20, 21)  # the model, its copy, the larger one
 NAMES = ("A/A", "+5 %")
-WIDTH, ROWS = 256, 64
+WIDTH, ROWS = 256, 32
 ROUNDS = 60
 REPETITIONS = 10
 TARGET = LocalTarget()
@@ -92,31 +95,35 @@ def busy(count: int) -> Iterator[None]:
             child.wait()
 
 
-class Gates:
-    """The measuring of one cell.
+class Models:
+    """What is measured in every gate: the model, its copy and the larger one.
 
-    Attributes:
-        turns: of each gate, (model, copy, larger) p10 in ms of each process that ran all in turn.
-        plain: of each gate, single calls in ms of (model, copy, larger), one process each.
+    Args:
+        folder: for the files; it must outlive this.
+        seconds: of sampling in a process.
     """
 
-    def __init__(self, models: list[Path], folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float) -> None:
+        paths = [chain(folder / f"{i}.onnx", layers) for i, layers in enumerate(LAYERS)]
         inputs = {"x": np.random.default_rng(1).standard_normal((ROWS, WIDTH)).astype(np.float32)}
         session = SessionOptions()
         together = session.model_copy(update={"spinning": False})
         self.seconds = seconds
-        self.job = model_job(models, [inputs] * 3, folder, together, 300.0)
-        self.jobs = [self._alone(path, inputs, folder / str(i)) for i, path in enumerate(models)]
-        self.turns: list[list[list[float]]] = []
-        self.plain: list[list[list[float]]] = []
+        self.job = model_job(paths, [inputs] * 3, folder, together, 300.0)
+        self.jobs = [self._alone(path, inputs, folder / f"{path.stem}-alone") for path in paths]
 
     def _alone(self, path: Path, inputs: dict[str, Any], folder: Path) -> Job:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir()
         job = model_job([path], [inputs], folder, SessionOptions(), 300.0)
         return asking(job, job="solo", seconds=self.seconds, floor=50)
 
-    def one(self, number: int) -> None:
-        """One gate of mpo, and one plain run for the others."""
+    def gate(self, number: int) -> dict[str, Any]:
+        """One gate of mpo, and one plain run for the others.
+
+        Returns:
+            "turns_ms": (model, copy, larger) p10 of each process that ran all in turn; "plain_us":
+            single calls of (model, copy, larger), one process each, in whole microseconds.
+        """
         found: list[list[float]] = []
         orders = ((0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1), (2, 0, 1), (1, 0, 2))
         for look in LOOKS:
@@ -128,8 +135,11 @@ class Gates:
                 )
             if all(sequential(logs(found, new), LIMIT).verdict != "INCONCLUSIVE" for new in (1, 2)):
                 break
-        self.turns.append(found)
-        self.plain.append([TARGET.run(job)["samples_ms"] for job in self.jobs])
+        plain = [TARGET.run(job)["samples_ms"] for job in self.jobs]
+        return {
+            "turns_ms": [[round(time_ms, 6) for time_ms in one] for one in found],
+            "plain_us": [[round(1000 * time_ms) for time_ms in times] for times in plain],
+        }
 
 
 def logs(found: Sequence[Sequence[float]], new: int) -> list[float]:
@@ -173,19 +183,20 @@ RULES: dict[str, Rule] = {
 }
 
 
-def judge(gates: Gates) -> Iterator[dict[str, Any]]:
+def judge(lines: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A row a rule and kind: how often which verdict."""
     for new, kind in enumerate(NAMES, 1):
-        found = [sequential(logs(one, new), LIMIT) for one in gates.turns]
+        found = [sequential(logs(line["turns_ms"], new), LIMIT) for line in lines]
         pairs = statistics.fmean(one.pairs for one in found)
         yield row("mpo, in turn", kind, [one.verdict for one in found]) | {"mean_pairs": pairs}
-        p10 = [[float(np.quantile(times, 0.1)) for times in run] for run in gates.plain]
-        windows = [logs(p10[i : i + 8], new) for i in range(len(p10) - 7)]
-        if windows:
-            verdicts = [sequential(one, LIMIT).verdict for one in windows]
+        plain = [line["plain_us"] for line in lines]
+        p10 = [[float(np.quantile(times, 0.1)) for times in run] for run in plain]
+        apart = [logs(p10[i : i + LOOKS[0]], new) for i in range(0, len(p10) - 7, LOOKS[0])]
+        if apart:
+            verdicts = [sequential(one, LIMIT).verdict for one in apart]
             yield row("mpo, apart (8 plain runs)", kind, verdicts)
         for name, rule in RULES.items():
-            yield row(name, kind, [rule(run[0], run[new]) for run in gates.plain])
+            yield row(name, kind, [rule(run[0], run[new]) for run in plain])
 
 
 def row(rule: str, kind: str, verdicts: Sequence[str]) -> dict[str, Any]:
@@ -215,58 +226,98 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gates", type=int, default=200, help="in each cell (200)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of sampling a process (0.5)")
-    parser.add_argument("--quick", action="store_true", help="10 gates of 0.2 s")
-    parser.add_argument("--cells", nargs="*", type=int, default=[0, 2], help="busy processes (0 2)")
+    parser.add_argument("--busy", nargs="*", type=int, default=[0, 2], help="processes (0 2)")
+    parser.add_argument("--gates", nargs="*", type=int, default=[200, 200], help="of each cell")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of sampling a process (0.2)")
+    parser.add_argument("--quick", action="store_true", help="10 gates")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gate_trials.json")
     given = parser.parse_args()
     if given.quick:
-        given.gates, given.seconds = 10, 0.2
+        given.gates = [10] * len(given.busy)
     return given
 
 
-def main() -> None:
-    """Run both cells, print their tables, write what was measured after every gate."""
-    given = options()
+def read(journal: Path) -> list[dict[str, Any]]:
+    """The gates so far; a line that a killed run left torn is none."""
+    lines = []
+    for text in journal.read_text().splitlines() if journal.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def measure(given: argparse.Namespace, journal: Path) -> None:
+    """Add gates to the journal, to the cell that lacks the most, until all have theirs."""
+    done = Counter(line["busy"] for line in read(journal))
+    start, before = time.monotonic(), sum(done.values())
+    with tempfile.TemporaryDirectory() as name, journal.open("a") as file:
+        models = Models(Path(name), given.seconds)
+        while True:
+            share, others = min(
+                (done[others] / gates, others)
+                for others, gates in zip(given.busy, given.gates, strict=True)
+            )
+            if share >= 1:
+                return
+            number, begin = done[others], time.monotonic()
+            with busy(others):
+                found = models.gate(number)
+            about = {"busy": others, "number": number, "load": round(os.getloadavg()[0], 2)}
+            about["seconds"] = round(time.monotonic() - begin, 1)
+            # A torn line of a killed run must not swallow this one.
+            file.write("\n" + json.dumps(about | found, separators=(",", ":")))
+            file.flush()
+            done[others] += 1
+            hourly = 3600 * (sum(done.values()) - before) / (time.monotonic() - start)
+            print(f"\r{dict(done)}, {hourly:.0f} gates an hour ", end="", flush=True)
+
+
+def report(given: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> None:
+    """The tables, and the result with what a reader needs to check them."""
     device = describe(TARGET)
-    result: dict[str, Any] = {
-        "command": f"python benchmarks/gate_trials.py --gates {given.gates} "
-        f"--seconds {given.seconds}",
+    cells = []
+    for others in sorted({line["busy"] for line in lines}):
+        own = [line for line in lines if line["busy"] == others]
+        rows = list(judge(own))
+        told(f"{others} busy processes beside", rows)
+        cells.append(
+            {
+                "busy_processes": others,
+                "seconds": round(sum(line["seconds"] for line in own), 1),
+                "load_mean": round(statistics.fmean(line["load"] for line in own), 2),
+                "rows": rows,
+                "turns_ms": [line["turns_ms"] for line in own],
+                "plain": [[summary(times) for times in line["plain_us"]] for line in own],
+            }
+        )
+    result = {
+        "command": f"python benchmarks/gate_trials.py --seconds {given.seconds:g}",
         "limit": LIMIT,
         "layers": LAYERS,
         "device": device.model_dump(mode="json"),
         "fingerprint": fingerprint(device),
-        "cells": [],
+        "cells": cells,
     }
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        models = [chain(folder / f"{i}.onnx", layers) for i, layers in enumerate(LAYERS)]
-        for others in given.cells:
-            cell: dict[str, Any] = {"busy_processes": others, "load_before": os.getloadavg()[0]}
-            result["cells"].append(cell)
-            gates = Gates(models, folder, given.seconds)
-            start = time.monotonic()
-            with busy(others):
-                for number in range(given.gates):
-                    gates.one(number)
-                    spent = time.monotonic() - start
-                    left = spent / (number + 1) * (given.gates - number - 1)
-                    print(f"\r{number + 1}/{given.gates}, {left:.0f} s left ", end="", flush=True)
-                    cell |= {
-                        "seconds": spent,
-                        "rows": list(judge(gates)),
-                        "turns_p10_ms": gates.turns,
-                        "plain": [[summary(times) for times in run] for run in gates.plain],
-                    }
-                    given.out.write_text(json.dumps(result) + "\n")
-            told(f"{others} busy processes beside", cell["rows"])
+    given.out.write_text(json.dumps(result) + "\n")
 
 
-def summary(times: Sequence[float]) -> dict[str, Any]:
+def main() -> None:
+    """Measure what is missing, then tell and write."""
+    given = options()
+    journal = given.out.with_suffix(".jsonl")
+    if not given.report:
+        measure(given, journal)
+    report(given, read(journal))
+
+
+def summary(times_us: Sequence[float]) -> dict[str, Any]:
     """What is kept of a plain run: enough to see why a rule said what it said."""
-    quantiles = np.quantile(times, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)).round(5).tolist()
-    return {"calls": len(times), "mean": statistics.fmean(times), "quantiles": quantiles}
+    quantiles = np.quantile(times_us, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)).round().tolist()
+    mean_us = round(statistics.fmean(times_us), 1)
+    return {"calls": len(times_us), "mean_us": mean_us, "quantiles_us": quantiles}
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def refine(
     known.append(search.spare(search.greedy()))
     for start in sorted(known, key=lambda one: (search.known[one], search.sort(one))):
         search.exchange(start)
-    return _spread(search.candidates([limit.metric for limit in limits]), count, distance)
+    return spread(search.candidates([limit.metric for limit in limits]), count, distance)
 
 
 class _Search:
@@ -231,7 +231,7 @@ def _counted(item: Item) -> Item:
     return replace(item, savings={**item.savings, COUNT_METRIC: 1.0})
 
 
-def _spread(plans: Sequence[PlanCandidate], count: int, distance: int) -> tuple[PlanCandidate, ...]:
+def spread(plans: Sequence[PlanCandidate], count: int, distance: int) -> tuple[PlanCandidate, ...]:
     """The first `count` plans that differ from all before in at least `distance` blocks."""
     chosen: list[PlanCandidate] = []
     for plan in plans:

@@ -28,9 +28,11 @@ from mpo.profiles.modeljobs import (
     model_job,
 )
 from mpo.records import Ratio, SessionOptions
+from mpo.records.bench import MemoryMethod
 from mpo.timing import Stopwatch
 
 Progress = Callable[[int, int], None]
+Range = tuple[float, float]
 PAIRS_NEEDED = 6  # below, no exact 95 % interval exists
 
 
@@ -46,6 +48,9 @@ class Solo:
             read.
         load_memory_bytes: the same until the model was loaded, before the first call.
         load_ms, first_ms: median time to load, and of the first call.
+        memory_method: "vmhwm", or "rss-sampled" where the system tells no peak.
+        device_ms: median over processes of the GPU's own median; None where nothing tells it.
+        p50_range, p90_range, peak_range: the lowest and the highest of the processes.
         steady: False when some process did not settle within its warm-up.
         processes: how many.
     """
@@ -59,6 +64,11 @@ class Solo:
     first_ms: float
     steady: bool
     processes: int
+    p50_range: Range
+    p90_range: Range
+    peak_range: tuple[int, int]
+    device_ms: float | None = None
+    memory_method: MemoryMethod = "vmhwm"
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def measure_solo(
 
     Raises:
         UsageError: inputs that are missing, or a target that cannot run the file yet.
-        MpoError: a process failed, or the operating system tells no peak memory (only Linux does).
+        MpoError: a process failed, or nothing tells its memory: no /proc, no `ps`.
     """
     options = session or SessionOptions(device=target.device)
     (solo,) = measure_beside(
@@ -152,10 +162,14 @@ def measure_beside(
 def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
     times = [_times(run) for run in runs]
     load = _above(floors[0], runs, "load_peak")
+    p50, p90 = ([percentile(own, share) for own in times] for share in (0.5, 0.9))
+    # Each process as the median of them all is told: no lower than until it was loaded.
+    peaks = [max(_above(floors[0], [run], "load_peak"), _above(floors[1], [run], "peak"))
+             for run in runs]  # fmt: skip
     return Solo(
         samples_ms=tuple(time for own in times for time in own),
-        p50_ms=statistics.median(percentile(own, 0.5) for own in times),
-        p90_ms=statistics.median(percentile(own, 0.9) for own in times),
+        p50_ms=statistics.median(p50),
+        p90_ms=statistics.median(p90),
         # The first call's own overhead is in one floor and not in the other.
         peak_memory_bytes=max(load, _above(floors[1], runs, "peak")),
         load_memory_bytes=load,
@@ -163,7 +177,23 @@ def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
         first_ms=statistics.median(run["first_ms"] for run in runs),
         steady=all(run["steady"] for run in runs),
         processes=len(runs),
+        p50_range=(min(p50), max(p50)),
+        p90_range=(min(p90), max(p90)),
+        peak_range=(min(peaks), max(peaks)),
+        memory_method=_method(runs),
+        device_ms=statistics.median(own) if (own := _device_times(runs)) else None,
     )
+
+
+def _method(runs: list[dict[str, Any]]) -> MemoryMethod:
+    told = {run.get("memory_method", "vmhwm") for run in runs}
+    return "vmhwm" if told == {"vmhwm"} else "rss-sampled"
+
+
+def _device_times(runs: list[dict[str, Any]]) -> list[float]:
+    """Each process's median of the device's own times, when there are any."""
+    times = [run.get("device_ms") for run in runs]
+    return [statistics.median(own) for own in times if are_times(own)]
 
 
 def _times(run: dict[str, Any]) -> list[float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,7 +13,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from mpo.errors import MpoError
-from mpo.gate import ALPHA_FAIL, percentile, ratio_interval, wilcoxon_interval
+from mpo.gate import minimum_detectable, percentile, ratio_interval
 from mpo.profiles.device import observe
 from mpo.profiles.graphs import model_of
 from mpo.profiles.jobs import Target
@@ -25,9 +23,6 @@ from mpo.records import Noise, SessionOptions
 
 Progress = Callable[[int, int], None]
 ROWS, WIDTH, LAYERS = 64, 512, 8  # 0.27 G operations: 2 ms on a server's core, 30 ms on a small one
-GATE_PAIRS = 8  # the fewest that a gate confirms anything with
-POWER = 0.9  # how often a slowdown of the minimum detectable size is confirmed
-DRAWS = 4000
 MDE_LIMIT = 5.0  # per cent: a gate at 5 % decides nothing on a noisier device
 SPREAD_LIMIT = 15.0  # per cent between the p90 of processes: absolute budgets mean little beyond
 TAIL_LIMIT = 50.0  # per cent of p90 above p10 inside a process: something takes the cores away
@@ -124,7 +119,7 @@ def judge(
     """
     p90 = [one.p90_ms for one in alone]
     interval = ratio_interval(log_ratios)
-    mde = minimum_detectable_pct(log_ratios)
+    mde = 100 * (minimum_detectable(statistics.stdev(log_ratios), len(log_ratios)) - 1)
     spread = 100 * (max(p90) / min(p90) - 1)
     tail = 100 * (statistics.median(one.p90_ms / one.p10_ms for one in alone) - 1)
     settled = sum(one.steady for one in alone)
@@ -170,28 +165,6 @@ def _unsteady(p90: list[float], spread: float, tail: float, settled: int) -> lis
     if 2 * settled < len(p90):
         found.append(f"only {settled} of {len(p90)} processes settled")
     return found
-
-
-def minimum_detectable_pct(log_ratios: Sequence[float]) -> float:
-    """The slowdown in per cent that `gate.decide` confirms nine times in ten.
-
-    The gate's lower bound moves with the true shift, so that the shift it needs is the 90 %
-    quantile of minus the bound of pure noise. That quantile is known for normal noise of standard
-    deviation 1 and scales with the one observed. A gate takes 8 pairs at least, as fewer can
-    confirm nothing; so the figure of 8 is given when a slow device got no further.
-    """
-    factor = _shift_needed(max(GATE_PAIRS, len(log_ratios)))
-    return 100 * math.expm1(factor * statistics.stdev(log_ratios))
-
-
-@functools.cache
-def _shift_needed(pairs: int) -> float:
-    """In standard deviations of one pair; by simulation with a fixed seed."""
-    random = np.random.default_rng(0)
-    bounds = [
-        wilcoxon_interval(random.standard_normal(pairs), ALPHA_FAIL).low for _ in range(DRAWS)
-    ]
-    return float(np.quantile(-np.asarray(bounds), POWER))
 
 
 def small_model(folder: Path) -> Path:

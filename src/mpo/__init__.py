@@ -10,11 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpo.api import analyze, load, optimize, plan, read_report
+    from mpo.api.benching import bench
+    from mpo.api.contracts import contract, decompose
+    from mpo.api.exporting import export
+    from mpo.api.packing import package
+    from mpo.api.runs import analyze, load, optimize, plan, read_report
     from mpo.bundle.whole import verify
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
-    from mpo.packing import package
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +25,10 @@ __all__ = [
     "Subject",
     "__version__",
     "analyze",
+    "bench",
+    "contract",
+    "decompose",
+    "export",
     "load",
     "optimize",
     "package",
@@ -33,12 +40,16 @@ __all__ = [
 _HOMES = {
     "Data": "mpo.optimizer.splits",
     "Subject": "mpo.optimizer.subject",
-    "analyze": "mpo.api",
-    "load": "mpo.api",
-    "optimize": "mpo.api",
-    "package": "mpo.packing",
-    "plan": "mpo.api",
-    "read_report": "mpo.api",
+    "analyze": "mpo.api.runs",
+    "bench": "mpo.api.benching",
+    "contract": "mpo.api.contracts",
+    "decompose": "mpo.api.contracts",
+    "export": "mpo.api.exporting",
+    "load": "mpo.api.runs",
+    "optimize": "mpo.api.runs",
+    "package": "mpo.api.packing",
+    "plan": "mpo.api.runs",
+    "read_report": "mpo.api.runs",
     "verify": "mpo.bundle.whole",
 }
 

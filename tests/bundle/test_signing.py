@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
 from mpo.bundle import mpo_edge, mpo_signature
 from mpo.bundle.mpo_signature import SignatureError, read_key
 from mpo.bundle.reader import open_bundle
 from mpo.bundle.signing import Policy, check, sign
 from mpo.bundle.writer import sign_bundle
+from mpo.cli import cli
 from mpo.errors import RefusedError, UsageError
 from tests.bundle.small import entries, write_small
 
@@ -294,6 +296,69 @@ def test_the_official_tool_verifies_what_we_sign(world: World, tmp_path: Path) -
     (folder / "plan.json").write_text("[]")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder with the two programs of a device, and nothing of mpo."""
+    folder = tmp_path / "device"
+    folder.mkdir()
+    for module in (mpo_edge, mpo_signature):
+        source = Path(module.__file__ or "")
+        (folder / source.name).write_bytes(source.read_bytes())
+    return folder
+
+
+def on_device(programs: Path, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-E", "-s", str(programs / "mpo_signature.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=programs)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_device_checks_with_the_key_and_two_files_of_the_standard_library(
+    world: World, programs: Path, tmp_path: Path
+) -> None:
+    write_small(tmp_path / "4.mpo", bundle_version=4)
+    sign(tmp_path / "4.mpo", tmp_path / "4.mpo", key=world.ours.private)
+    asked = ("--key", world.ours.public, "--state", tmp_path / "seen.json")
+    code, told = on_device(programs, tmp_path / "4.mpo", *asked)
+    assert (code, told["signature"], told["highest_before"]) == (0, "valid", 0)
+    code, told = on_device(programs, world.bundle, *asked)
+    assert (code, "older than version 4" in told["error"]) == (8, True)
+    assert on_device(programs, world.bundle, *asked, "--allow-downgrade")[0] == 0
+    code, told = on_device(programs, world.bundle, "--key", world.other.public, *asked[2:])
+    assert (code, "another key" in told["error"]) == (8, True)
+    code, told = on_device(programs, world.bundle.parent / "plain.mpo", *asked)
+    assert (code, "the bundle has none" in told["error"]) == (8, True)
+    assert on_device(programs, world.bundle, "--key", tmp_path / "none")[0] == 2
+    assert on_device(programs, tmp_path / "none.mpo", *asked)[0] == 2
+    raw = bytearray(world.bundle.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (tmp_path / "bent.mpo").write_bytes(raw)
+    assert on_device(programs, tmp_path / "bent.mpo", *asked)[0] == 8
+
+
+def test_mpo_verify_holds_a_bundle_to_the_policy(world: World) -> None:
+    def verify(path: Path, *options: str | Path) -> tuple[int, str]:
+        state = ("--state", str(world.state))
+        done = CliRunner().invoke(cli, ["verify", str(path), *state, *map(str, options)])
+        return done.exit_code, done.output
+
+    plain = world.bundle.parent / "plain.mpo"
+    assert verify(plain)[0] == 0
+    assert verify(plain, "--require-signature")[0] == 8
+    assert verify(world.bundle, "--require-signature")[0] == 8
+    code, said = verify(world.bundle, "--key", world.ours.public, "--json")
+    assert (code, json.loads(said)["signature"]) == (0, "valid")
+    code, said = verify(world.bundle, "--key", world.other.public)
+    assert (code, "another key" in said, "hint: " in said) == (8, True, True)
+    assert verify(world.bundle, "--key", world.state)[0] == 2
+
+
+def test_a_keyless_signature_is_told_apart_and_not_taken_for_one_by_key(world: World) -> None:
+    """Sigstore itself needs the network; without it a keyless check fails closed."""
+    with pytest.raises(RefusedError, match="Checking the signature failed"):
+        world.judge(identity="me@example.org", issuer="https://issuer.invalid")
 
 
 def test_signing_with_what_is_no_key_is_bad_usage(world: World, tmp_path: Path) -> None:

@@ -211,11 +211,11 @@ def test_noise_of_a_sum_counts_alike_blocks_together() -> None:
     assert spread_over({}) == 0
 
 
-def test_no_memory_is_predicted_below_what_the_empty_model_takes() -> None:
+def test_memory_of_small_models_follows_the_empty_and_the_lightest_measured_one() -> None:
     anchors = [
         anchor(FULL, (), None, memory_bytes=5e6),
         anchor(MIDDLE, ("b", "d"), None, memory_bytes=3e6),
-        anchor(FEW, ("b", "c", "d"), None, memory_bytes=1.5e6),
+        anchor(FEW, ("a", "c", "d"), None, memory_bytes=1.5e6),
         anchor(EMPTY, NAMES, None, memory_bytes=1.2e6),
     ]
     found = table().model_copy(
@@ -227,4 +227,5 @@ def test_no_memory_is_predicted_below_what_the_empty_model_takes() -> None:
     line = found.fits["memory_bytes"].line
     assert line.intercept < 1.2e6
     assert found.predict(NAMES)["memory_bytes"] == 1.2e6
+    assert found.predict(("b", "c", "d"))["memory_bytes"] == pytest.approx(1.35e6)  # halfway
     assert found.predict(())["memory_bytes"] > 4e6

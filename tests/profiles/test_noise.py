@@ -12,7 +12,7 @@ from mpo.errors import MpoError, UsageError
 from mpo.gate import decide
 from mpo.profiles.jobs import Job
 from mpo.profiles.local import LocalTarget
-from mpo.profiles.noise import Alone, judge, measure_noise, minimum_detectable_pct
+from mpo.profiles.noise import Alone, judge, measure_noise
 from mpo.records import Noise
 
 QUIET = [0.001, -0.002, 0.0015, -0.0005, 0.002, -0.001, 0.0, 0.0012]
@@ -62,7 +62,7 @@ def test_busy_cores_that_nobody_needs_do_no_harm() -> None:
 def test_the_detectable_slowdown_is_what_the_gate_confirms_nine_times_in_ten() -> None:
     random = np.random.default_rng(5)
     deviation, confirmed, draws = 0.01, 0, 400
-    scale = minimum_detectable_pct(QUIET) / 100 / np.std(QUIET, ddof=1)
+    scale = judged().mde_pct / 100 / np.std(QUIET, ddof=1)
     shift = scale * deviation
     for _ in range(draws):
         logs = shift + deviation * random.standard_normal(8)
@@ -71,9 +71,9 @@ def test_the_detectable_slowdown_is_what_the_gate_confirms_nine_times_in_ten() -
 
 
 def test_more_pairs_detect_less_and_more_noise_detects_worse() -> None:
-    assert minimum_detectable_pct(QUIET * 3) < minimum_detectable_pct(QUIET)
-    assert minimum_detectable_pct([2 * v for v in QUIET]) > 1.9 * minimum_detectable_pct(QUIET)
-    assert math.isfinite(minimum_detectable_pct(QUIET[:6]))
+    assert judged(QUIET * 3).mde_pct < judged().mde_pct
+    assert judged([2 * v for v in QUIET]).mde_pct > 1.9 * judged().mde_pct
+    assert math.isfinite(judged(QUIET[:6]).mde_pct)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,12 @@ def figures_of(
             p90=times[samples * 9 // 10],
             n=samples,
             samples_ms=tuple(times),
+            p50_range=(0.97 * times[samples // 2], 1.02 * times[samples // 2]),
+            p90_range=(0.95 * times[samples * 9 // 10], 1.2 * times[samples * 9 // 10]),
+        ),
+        peak_memory_range=(
+            round(21_200_000 * (0.3 + 0.7 * scale)),
+            round(22_000_000 * (0.3 + 0.7 * scale)),
         ),
         quality=Quality(
             metric="accuracy", value=quality[1], samples=497, ci95=(quality[0], quality[2])

@@ -38,6 +38,7 @@ from mpo.render.ci import (
     workflow_commands,
 )
 from mpo.render.junit import junit, junit_error
+from tests.render.junitschema import check_junit
 
 HOSTILE = (
     "m\n::set-output name=x::y|`<img src=x onerror=1>[a](http://e)@all,:%]]>\x1b[2J\u202e\x00\ufffe"
@@ -150,16 +151,18 @@ def test_junit_has_a_case_for_each_rule_and_every_server_can_read_it(strict: boo
     counts = {key: suite.attrib[key] for key in ("tests", "failures", "errors", "skipped")}
     failures, skipped = ("2", "0") if strict else ("1", "1")
     assert counts == {"tests": "3", "failures": failures, "errors": "0", "skipped": skipped}
-    assert [child.tag for child in suite] == ["properties", "testcase", "testcase", "testcase"]
+    tags = ["properties", "testcase", "testcase", "testcase", "system-out", "system-err"]
+    assert [child.tag for child in suite] == tags
     assert suite.attrib["timestamp"] == "2026-11-21T04:52:00"
     failed, passed, unsure = suite.findall("testcase")
-    assert all({"name", "classname", "time"} == set(case.attrib) for case in suite[1:])
+    check_junit(root)
     assert float(failed.attrib["time"]) == 1.0
     failure = failed.find("failure")
     assert failure is not None
     assert failure.attrib["type"] == "regression"
     assert failure.attrib["message"].startswith("+4.8 % [+3.5, +6.4] against latency>3%")
-    assert [child.tag for child in passed] == ["system-out"]
+    assert list(passed) == []
+    assert "size>0 on local: " in (suite.findtext("system-out") or "")
     assert [child.tag for child in unsure] == ["failure" if strict else "skipped"]
     assert "inconclusive" in str(unsure[0].attrib)
     names = [one.attrib["name"] for one in suite[0]]
@@ -168,8 +171,9 @@ def test_junit_has_a_case_for_each_rule_and_every_server_can_read_it(strict: boo
 
 
 def test_junit_of_a_failed_bench_is_an_error() -> None:
-    root = ET.fromstring(junit_error(HOSTILE, "look & see"))
-    error = root[0][0][0]
+    root = ET.fromstring(junit_error(HOSTILE, "look & see", "2026-11-21T04:52:00+00:00"))
+    check_junit(root)
+    error = root[0][1][0]
     assert (error.tag, error.attrib["type"], error.text) == ("error", "measurement", "look & see")
     assert root[0].attrib["errors"] == "1"
 

@@ -9,6 +9,7 @@ import pytest
 
 from mpo.records import Report
 from mpo.render.html import html
+from mpo.render.removed import gone
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -106,6 +107,11 @@ def test_the_page_holds_every_part_of_the_proof(reports: dict[str, Report]) -> N
         "3 of 3 budgets hold",
         "CKA similarity of the blocks",
         "Harm of removing each block alone",
+        "Cost of each block",
+        "Nearest that stays",
+        "Predicted parameters",
+        "−49 to −46 %, both models in turn",
+        "[13.8 MB, 14.3 MB]",
         "Harm against each cost",
         "Parameters against harm",
         "Latency p90 against harm",
@@ -118,7 +124,7 @@ def test_the_page_holds_every_part_of_the_proof(reports: dict[str, Report]) -> N
     ):
         assert part in text
     assert text.count('class="cluster"') == 2
-    assert text.count('class="t small gone-name"') == 3 * 13
+    assert text.count('class="t small gone-name"') == 4 * 13
 
 
 def test_undefined_similarities_are_hatched(reports: dict[str, Report]) -> None:
@@ -174,3 +180,23 @@ def test_every_text_stands_out_from_its_ground(reports: dict[str, Report], theme
     for light in drawn:
         high, low = sorted((light, ground_light), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 2.8
+
+
+def test_every_removed_block_is_shown_with_what_stays_in_its_place(
+    reports: dict[str, Report],
+) -> None:
+    good = reports["good"]
+    found = {one.name: one for one in gone(good)}
+    assert set(found) == set(good.removed)
+    one = found["layer1.1"]
+    assert (one.twin, one.cka) == ("layer1.0", "0.970")
+    assert one.params == "18 k (2.1 %)"
+    assert one.macs == "4.7 M (3.7 %)"
+
+
+def test_what_was_not_analysed_is_not_compared(reports: dict[str, Report]) -> None:
+    assert gone(reports["bare"]) == ()
+    undefined = reports["infeasible"]
+    blind = {one.name for one in gone(undefined) if not one.twin}
+    assert blind <= set(undefined.removed)
+    assert "Nearest that stays" not in html(reports["bare"])

@@ -181,7 +181,7 @@ SHAPE: dict[str, Any] = {
     "runtime": {
         "python": SLUG, "onnxruntime": SLUG, "tested_onnxruntime": SLUG,
         "providers": Each(set(PROVIDERS), 1), "batch": Range(1), "fallback": {"allow", "refuse"},
-        "session": {
+        "session": {"runner": {"onnx"},
             "device": re.compile(r"cpu|cuda:[0-9]{1,2}"), "threads": Range(1, 4096), "arena": bool,
             "spinning": bool, "prepacking": bool, "external_weights": bool,
             "optimization": {"all", "extended", "basic", "none"},

@@ -5,15 +5,24 @@ The signature (bundle.sig) is what `model_signing sign key` writes: a Sigstore b
 envelope around an in-toto statement, which names the sha256 of every file, signed by ECDSA on P-256
 or P-384. No network, no certificate, no library: the key is the one file that a device must trust.
 Only public figures are handled here, so it does not matter how long the arithmetic takes.
+
+    python3 mpo_signature.py model.mpo --key KEY.pub      is it signed by this key (0, else 8)
+
+It needs mpo_edge.py beside it, which checks every byte first, and remembers the highest version
+that the key signed under the bundle's name: an older bundle, replayed, is refused. Take both files,
+and the key, from elsewhere than the bundle.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import binascii
 import hashlib
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -42,7 +51,7 @@ class Curve(NamedTuple):
 
 P256 = Curve(
     bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),
-    0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF,
+    2**256 - 2**224 + 2**192 + 2**96 - 1,
     0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
     0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     (
@@ -51,31 +60,19 @@ P256 = Curve(
     ),
     "sha256",
 )
+LONG = """
+B3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE8141120314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF
+FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
+AA87CA22BE8B05378EB1C71EF320AD746E1D3B628BA79B9859F741E082542A385502F25DBF55296C3A545E3872760AB7
+3617DE4A96262C6F5D9E98BF9292DC29F8F41DBD289A147CE9DA3113B5F0B8C00A60B1CE1D7E819D7A431D7C90EA0E5F
+"""
+_B, _N, _X, _Y = (int(line, 16) for line in LONG.split())
 P384 = Curve(
     bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"),
     2**384 - 2**128 - 2**96 + 2**32 - 1,
-    int(
-        "B3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE814112"
-        "0314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF",
-        16,
-    ),
-    int(
-        "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
-        "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973",
-        16,
-    ),
-    (
-        int(
-            "AA87CA22BE8B05378EB1C71EF320AD746E1D3B628BA79B98"
-            "59F741E082542A385502F25DBF55296C3A545E3872760AB7",
-            16,
-        ),
-        int(
-            "3617DE4A96262C6F5D9E98BF9292DC29F8F41DBD289A147C"
-            "E9DA3113B5F0B8C00A60B1CE1D7E819D7A431D7C90EA0E5F",
-            16,
-        ),
-    ),
+    _B,
+    _N,
+    (_X, _Y),
     "sha384",
 )
 
@@ -273,6 +270,46 @@ def raise_version(state: Path, pem: bytes, name: str, version: int, lower: bool 
 
 
 def default_state() -> Path:
-    """Where this user's versions are remembered."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return Path(home) / "mpo" / "versions.json"
+    """Where mpo_edge.py, too, remembers this user's versions."""
+    home = os.environ.get("MPO_EDGE_HOME") or os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "mpo-edge-config" / "versions.json"
+
+
+def held(edge: Any, asked: argparse.Namespace) -> Dict[str, Any]:
+    """Hold a bundle to the key: what the program says when all is well."""
+    with edge.Opened(asked.bundle) as bundle:
+        bundle.verify()
+        signature, manifest = bundle.signature(), bundle.manifest
+        if signature is None:
+            raise SignatureError("the bundle has none")
+        pem = Path(asked.key).read_bytes()
+        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        check(signature, pem, {edge.MANIFEST: bundle.digest, **files})
+        state = Path(asked.state) if asked.state else default_state()
+        name, version = manifest["name"], manifest["bundle_version"]
+        before = raise_version(state, pem, name, version, asked.allow_downgrade)
+        told = {"name": name, "bundle_version": version, "highest_before": before}
+        return {"ok": True, "digest": bundle.digest, **told, "signature": "valid"}
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Check one bundle; the answer goes to stdout as one line of JSON, the exit code back."""
+    line = argparse.ArgumentParser(prog="mpo_signature.py", description=str(__doc__).split("\n")[0])
+    line.add_argument("bundle", help="a .mpo file")
+    line.add_argument("--key", required=True, help="the public key (PEM, P-256 or P-384)")
+    line.add_argument("--state", help="file of the highest versions seen; my own by default")
+    line.add_argument("--allow-downgrade", action="store_true", help="take an older version")
+    asked = line.parse_args(arguments)
+    edge: Any = importlib.import_module("mpo_edge")  # beside this file
+    try:
+        answer, code = held(edge, asked), 0
+    except (SignatureError, edge.EdgeError, OSError) as error:
+        code = 8 if isinstance(error, SignatureError) else getattr(error, "code", 2)
+        told = "The signature does not hold: %s." if isinstance(error, SignatureError) else "%s"
+        answer = {"error": told % error, "exit_code": code}
+    sys.stdout.write(json.dumps(answer, ensure_ascii=True) + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

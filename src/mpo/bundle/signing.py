@@ -49,6 +49,9 @@ class Policy:
         return self.key is not None or bool(self.identity)
 
 
+NO_POLICY = Policy()
+
+
 def sign(source: Path, target: Path, *, key: Path | None = None) -> str:
     """Sign every file of a bundle; the bundle's digest, which a signature does not change.
 
@@ -108,6 +111,10 @@ def check(bundle: OpenBundle, policy: Policy) -> Checked:
 
 def _by_key(bundle: OpenBundle, signature: bytes, key: Path, policy: Policy) -> None:
     pem = _read(key)
+    try:
+        mpo_signature.read_key(pem)
+    except mpo_signature.SignatureError as error:
+        raise UsageError(f"{key}: {error}.", hint=KEYS) from error
     manifest = bundle.manifest
     files = {name: file.sha256 for name, file in manifest.files.items()}
     state = policy.state or mpo_signature.default_state()

@@ -19,7 +19,7 @@ def analyze(
     """Show the blocks of SUBJECT's model, their similarity, clusters and harm. Changes nothing."""
 
     def work() -> int:
-        from mpo.api import analyze_recipe
+        from mpo.api.runs import analyze_recipe
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.terminal import analysis_table
 

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from mpo.records import Bench
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+# The options that are arguments of `mpo.bench`; the others say what becomes of the record.
+ASKED = (
+    *("baseline", "fail_on", "strict", "target", "data", "inputs", "batch", "threads"),
+    *("runner", "trust"),
+    *("seconds", "processes", "pairs", "timeout"),
+)
 
 
 @click.command()
@@ -48,6 +55,10 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--threads", type=click.IntRange(0), default=0, help="Of one inference (the physical cores)."
 )
+@click.option(
+    "--runner", help="onnx, openvino, tensorrt, ... executes both; the suffix decides by default."
+)
+@click.option("--trust", multiple=True, help="sha256 of an engine that may be loaded.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0.05, 600),
@@ -117,31 +128,12 @@ def bench(
 
 
 def _measure(model: Path, options: dict[str, Any], *, quiet: bool) -> Bench:
-    from mpo.pipeline.bench import bench as measure
-    from mpo.pipeline.naming import Asked
-    from mpo.pipeline.phases import Effort
+    from mpo.api.benching import bench as measure
     from mpo.progress import Bars, prints_to_stderr
-    from mpo.rules import parse_rules
 
-    asked = Asked(
-        model=model,
-        baseline=options["baseline"],
-        rules=parse_rules(",".join(options["fail_on"])) if options["fail_on"] else (),
-        strict=options["strict"],
-        targets=tuple(options["target"]) or ("local",),
-        data=options["data"],
-        inputs=tuple(options["inputs"]),
-        batch=options["batch"],
-        threads=options["threads"],
-        effort=Effort(
-            seconds=options["seconds"],
-            processes=options["processes"],
-            pairs=options["pairs"],
-            timeout=options["timeout"],
-        ),
-    )
+    given = {name: options[name] for name in ASKED}
     with prints_to_stderr(), Bars(quiet=quiet) as bars:
-        return measure(asked, bars)
+        return measure(model, progress=bars, **given)
 
 
 def _write(record: Bench, json_file: Path | None, options: dict[str, Any]) -> None:
@@ -172,7 +164,8 @@ def _tell_failure(error: MpoError, options: dict[str, Any]) -> None:
     from mpo.render.ci import error_annotation
     from mpo.render.junit import junit_error
 
-    _save(options["junit"], lambda: junit_error(error.message, error.hint))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    _save(options["junit"], lambda: junit_error(error.message, error.hint, now))
     if _on_github():
         click.echo(error_annotation(error), err=True)
 

@@ -48,6 +48,12 @@ from mpo.cli.showing import console
     help="Copy it there, verify, test and measure it, and write the figures in as tested: "
     "ssh://[user@]host[:port], or local. May be repeated.",
 )
+@click.option("--sign", is_flag=True, help="Sign it, as the OpenSSF's model signing does.")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="The private key to --sign with (PEM); without one, keyless by Sigstore.",
+)
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="Of each measurement.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Also write a Triton repository.")
 @click.option(
@@ -70,7 +76,7 @@ def package(
     """
 
     def work() -> int:
-        from mpo.packing import package as pack
+        from mpo.api.packing import package as pack
         from mpo.pipeline.bundleviews import check_folders, write_view
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.card import bundle_table

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpo.optimizer.batches import limit
 from mpo.optimizer.costs import count_macs
 from mpo.optimizer.harm import HarmMeter
 from mpo.optimizer.planner import Infeasible, Solution, solutions
-from mpo.optimizer.search import refine
-from mpo.pipeline.analysis import HARM_EXAMPLES
+from mpo.optimizer.search import refine, spread
+from mpo.pipeline.aims import ROUNDS, better, closer, corrected, harm_of, holding, loose, tale
+from mpo.pipeline.analysis import HARM_EXAMPLES, harm_meter
 from mpo.pipeline.budgets import Costs, limits
 from mpo.pipeline.context import Context
-from mpo.pipeline.infeasible import infeasible, missed, told
+from mpo.pipeline.infeasible import infeasible, missed
 from mpo.pipeline.measuring import Measured, quick_figures
-from mpo.pipeline.problem import Problem, excess
+from mpo.pipeline.problem import Problem
 from mpo.pipeline.saved import read, save
-from mpo.pipeline.table import cost_tables, refitted
-from mpo.records import Analysis, Plan, PlanCandidate
+from mpo.pipeline.shipping import file_harm, ship
+from mpo.pipeline.table import cost_tables
+from mpo.records import Analysis, Plan, PlanCandidate, Precision
 
-ROUNDS = 5
 SEARCH_WORK = 1e12  # multiply-accumulates that the joint search may spend: a minute on one core
 FEWEST, MOST = 24, 240
 DIVERSE = 4  # blocks in which the plans tried by recovery differ at least
@@ -45,13 +45,23 @@ def make_plan(context: Context, analysis: Analysis, original: Measured) -> Plan:
     return read(Plan, folder / "plan.json")
 
 
-def pose(context: Context, analysis: Analysis, original: Measured) -> Problem:
-    """The run's problem, with a cost table of every target."""
+def pose(
+    context: Context,
+    analysis: Analysis,
+    original: Measured,
+    base: Measured | None = None,
+    precision: Precision = "fp32",
+) -> Problem:
+    """The run's problem in a precision, with a cost table of every target.
+
+    Args:
+        base: the original in that precision; None for fp32, where it is the original itself.
+    """
     bounds = limits(context.recipe.budgets(), original.costs(), context.targets)
     metrics = {budget.metric for budget in context.recipe.budgets()}
-    tables = cost_tables(context, analysis, original, metrics)
+    tables = cost_tables(context, analysis, base or original, metrics, precision)
     labels = ["", *context.targets[1:]]
-    return Problem(analysis, dict(zip(labels, tables, strict=True)), bounds)
+    return Problem(analysis, dict(zip(labels, tables, strict=True)), bounds, precision)
 
 
 def find_plan(context: Context, problem: Problem, original: Measured) -> Plan:
@@ -63,8 +73,9 @@ def find_plan(context: Context, problem: Problem, original: Measured) -> Plan:
         subject=context.subject.name,
         seed=context.recipe.seed,
         removed=best.removed,
-        harm=best.joint_kl if best.joint_kl is not None else best.harm,
-        alternatives=tuple(candidates),
+        harm=harm_of(best),
+        precision=problem.precision,
+        alternatives=candidates,
         budgets=settled.planned(context.recipe.budgets(), best.removed, costs),
         fronts=settled.fronts(best.removed),
         reasons=settled.reasons(best.removed, settled.targets()) if few(settled) else (),
@@ -79,9 +90,9 @@ def few(problem: Problem) -> bool:
 
 def settle(
     context: Context, problem: Problem, original: Measured
-) -> tuple[Problem, list[PlanCandidate], list[str]]:
-    """Propose and measure until plans hold every bound; each round's figures correct the tables,
-    and bounds that a plan missed are tightened.
+) -> tuple[Problem, tuple[PlanCandidate, ...], list[str]]:
+    """Propose and measure until plans hold every bound and remove no more than they must; each
+    round's figures correct the tables and the aims.
 
     Returns:
         The problem with the corrected tables, the plans that hold, and what there is to tell.
@@ -90,66 +101,41 @@ def settle(
         InfeasibleError: no plan is predicted, or measured, to hold the bounds.
     """
     aims, notes = problem.safe_targets(), problem.notes()
-    meter = HarmMeter(context.original, limit(context.calibration(), HARM_EXAMPLES), context.kind)
+    meter = harm_meter(context)
     tried: list[PlanCandidate] = []
+    held: tuple[PlanCandidate, ...] = ()
     for number in range(1, ROUNDS + 1):
         context.progress("plan: search and measure", number - 1, ROUNDS)
         proposed = propose(context, problem, meter, aims, tried)
-        now = [measured(context, problem, original, one) for one in proposed]
+        now = [measured(context, problem, original, one) for one in better(proposed, held)]
         tried += now
-        if held := holding(problem, now):
-            context.progress("plan: search and measure", ROUNDS, ROUNDS)
-            return problem, held, notes
-        notes.append(f"Round {number}: {told(problem, min(now, key=problem.miss))}; aimed lower.")
-        problem, aims = corrected(problem, aims, tried, now)
-    raise missed(problem, tried)
-
-
-def holding(problem: Problem, now: Sequence[PlanCandidate]) -> list[PlanCandidate]:
-    """The measured plans that hold every bound, with the margin for noise when any does."""
-    safe = [one for one in now if excess(one, problem.targets()) <= 1]
-    return safe or [one for one in now if excess(one, problem.bounds) <= 1]
-
-
-def corrected(
-    problem: Problem, aims: Costs, tried: Sequence[PlanCandidate], now: Sequence[PlanCandidate]
-) -> tuple[Problem, Costs]:
-    """Tables that go through what was measured where they may be trusted; where blocks do not add
-    up, aims lowered by what the round's best plan measured over its target."""
-    if problem.additive:
-        refit = problem.with_tables(refitted(problem.tables, tried))
-        return refit, {key: min(aims[key], aim) for key, aim in refit.safe_targets().items()}
-    best, targets = min(now, key=problem.miss), problem.targets()
-    said = problem.predicted(best.removed)
-    return problem, {
-        key: aim
-        if best.costs[key] <= targets[key]
-        else min(aim, said[key]) * targets[key] / best.costs[key]
-        for key, aim in aims.items()
-    }
-
-
-def closer(problem: Problem, tried: Sequence[PlanCandidate]) -> Costs:
-    """The bounds, lowered by what the tables said too little of the plans that missed them: what
-    still may hold when the aims, which keep a margin, are out of reach."""
-    said = [(one.costs, problem.predicted(one.removed)) for one in tried]
-    return {
-        key: bound
-        * min([1.0, *(told[key] / costs[key] for costs, told in said if costs[key] > bound)])
-        for key, bound in problem.bounds.items()
-    }
+        held = spread(holding(problem, tried), context.recipe.candidates, DIVERSE)
+        best = held[0] if held else None
+        if not now or (best is not None and best in now and not loose(problem, aims, now, best)):
+            break
+        notes.append(f"Round {number}: {tale(problem, now, best)}")
+        problem, aims = corrected(problem, aims, tried, now, best, rounds=number)
+    context.progress("plan: search and measure", ROUNDS, ROUNDS)
+    if not held:
+        raise missed(problem, tried)
+    return problem, held, notes
 
 
 def measured(
     context: Context, problem: Problem, original: Measured, candidate: PlanCandidate
 ) -> PlanCandidate:
     """The candidate, built and measured without training, with its figures in the place of
-    predictions."""
+    predictions; in another precision than fp32 so is its harm, as the file answers."""
+    precision, found = problem.precision, dict[str, object]()
     with tempfile.TemporaryDirectory(prefix="mpo-plan-") as folder:
         model = context.without(candidate.removed)
         path = Path(folder) / "candidate.onnx"
-        costs = quick_figures(context, model, path, original, problem.bounds.keys())
-    return candidate.model_copy(update={"costs": costs, "measured": True})
+        costs = quick_figures(context, model, path, original, problem.bounds.keys(), precision)
+        if precision != "fp32":
+            if not path.is_file():  # only counts were asked for
+                ship(context, model, path, precision)
+            found = {"precision": precision, "joint_kl": file_harm(context, path)}
+    return candidate.model_copy(update={"costs": costs, "measured": True, **found})
 
 
 def propose(
@@ -181,8 +167,6 @@ def propose(
         max_evaluations=evaluations(context),
     )
     fresh = [one for one in best if one.removed not in known][:count]
-    if not fresh:
-        raise missed(problem, tried)
     return tuple(fresh)
 
 

@@ -131,14 +131,35 @@ class CostTable(Document):
     warnings: tuple[str, ...] = ()
 
     def predict(self, removed: Collection[str]) -> dict[Metric, float]:
-        """The cost of the model without these blocks, for every metric of the table; peak memory
-        never below that of the model without any removable block."""
+        """The cost of the model without these blocks, for every metric of the table.
+
+        Small models hold more memory than the line says, because the heap grows in steps: below the
+        lightest measured model that has blocks, the way from the empty one to it counts where it
+        lies higher.
+        """
         costs = {
             metric: fit.line.slope * weight(metric, self.units, removed) + fit.line.intercept
             for metric, fit in self.fits.items()
         }
-        least = [a.figures[HEAP] for a in self.anchors if a.name == EMPTY and HEAP in a.figures]
-        return {m: max([cost, *least]) if m == HEAP else cost for m, cost in costs.items()}
+        if HEAP in costs:
+            costs[HEAP] = max(costs[HEAP], self._least_heap(removed))
+        return costs
+
+    def _least_heap(self, removed: Collection[str]) -> float:
+        points = sorted(
+            (weight(HEAP, self.units, anchor.removed), anchor.figures[HEAP])
+            for anchor in self.anchors
+            if HEAP in anchor.figures
+        )
+        empty = any(anchor.name == EMPTY and HEAP in anchor.figures for anchor in self.anchors)
+        if not empty:
+            return 0.0
+        (none, least), *others = points
+        heavier = [point for point in others if point[0] > none]
+        if not heavier:
+            return least
+        (some, more), here = heavier[0], weight(HEAP, self.units, removed)
+        return least + (more - least) * min(1.0, (here - none) / (some - none))
 
     def bounds(self, removed: Collection[str]) -> dict[Metric, float]:
         """The predictions raised by each metric's margin: what the model will hardly exceed."""
@@ -149,7 +170,7 @@ class CostTable(Document):
 
     def savings(self) -> dict[str, dict[Metric, float]]:
         """Per block and metric what its removal takes off: predict(()) - the sum of savings of what
-        is removed = predict(removed), but where the least of memory is reached."""
+        is removed = predict(removed), but for the memory of the smallest models."""
         return {
             unit.name: {m: fit.line.slope * feature(m, unit) for m, fit in self.fits.items()}
             for unit in self.units

@@ -17,16 +17,19 @@ class Quality(Record):
 
 class Latency(Record):
     """Solo latency of one inference at the recorded batch and threads; `samples_ms` keeps the raw
-    times."""
+    times, the ranges are the lowest and the highest process."""
 
     p50: float
     p90: float
     n: int
     samples_ms: tuple[float, ...] = ()
+    p50_range: tuple[float, float] | None = None
+    p90_range: tuple[float, float] | None = None
 
 
 class ModelFigures(Record):
-    """One model, as measured on the first target."""
+    """One model, as measured on the first target; the range of memory is the lowest and the highest
+    process."""
 
     params: int
     macs: int
@@ -35,6 +38,7 @@ class ModelFigures(Record):
     load_memory_bytes: int
     latency_ms: Latency
     quality: Quality
+    peak_memory_range: tuple[int, int] | None = None
 
 
 class OnTarget(Record):
@@ -44,6 +48,7 @@ class OnTarget(Record):
     peak_memory_bytes: int
     load_memory_bytes: int
     latency_ms: Latency
+    peak_memory_range: tuple[int, int] | None = None
 
 
 class Ratio(Record):
@@ -64,16 +69,30 @@ class Ratios(Record):
     macs: float
 
 
+class OutputParity(Record):
+    """One output of an artefact against the same output of its reference; `max_rel` is over the
+    largest magnitude of the reference's, `cosine` that of all values as one vector."""
+
+    name: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+
+
 class Parity(Record):
-    """An artefact against the torch model on real samples."""
+    """An artefact against its reference (the torch model, or the file it was made of) on real
+    samples. The figures are those of the deciding output; `outputs` has every output of floating
+    type."""
 
     max_abs: float
     max_rel: float
+    cosine: float | None = None
     agreement: float
     samples: int
     batches: tuple[int, ...]
     ok: bool
     reason: str = ""
+    outputs: tuple[OutputParity, ...] = ()
 
 
 class Artifact(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from markupsafe import Markup
 
@@ -55,6 +56,37 @@ def gauge(budget: BudgetResult, about: str) -> Markup:
     body = _bar(6, budget.measured * scale, "good" if budget.met else "bad")
     body += tag("line", x1=f"{bound:.2f}%", x2=f"{bound:.2f}%", y1=1, y2=19, class_="bound")
     return _strip(about, 20, body)
+
+
+def costs(
+    analysis: Analysis, removed: tuple[str, ...], shares: Mapping[str, tuple[float, float]]
+) -> Markup:
+    """Two bars a block, its part of the model's parameters and of its multiply-accumulates; rows
+    are those of `harm`."""
+    names, gone = [item.name for item in analysis.harms], set(removed)
+    start, end = common_ends(names)
+    most = max((part for name in names for part in shares[name]), default=0.0) or 1.0
+    columns = (_LEFT, _LEFT + _SPAN / 2 + 28)
+    width, top = _SPAN / 2 - 20, 46
+    parts = [
+        label(x, 14, text, "muted") for x, text in zip(columns, ("Parameters", "MACs"), strict=True)
+    ]
+    for number, name in enumerate(names):
+        y = top + _ROW * number + _ROW / 2
+        kind = "gone" if name in gone else "kept"
+        shown = shorten(name.removeprefix(start).removesuffix(end), 17)
+        parts.append(label(_LEFT - 8, y + 4, shown, f"small {kind}-name", "end"))
+        for x, part in zip(columns, shares[name], strict=True):
+            parts.append(rect(x, y - 4, max(width * part / most, 1), 8, kind))
+            parts.append(
+                label(x + width * part / most + 6, y + 4, f"{100 * part:.1f} %", "small muted")
+            )
+    about = "; ".join(
+        f"{sum(shares[name][place] for name in names if name in gone):.1%} of the {what} removed"
+        for place, what in enumerate(("parameters", "multiply-accumulates"))
+    )
+    height = top + _ROW * len(names) + 6
+    return chart("costs", (_WIDTH, height), "Cost of each block", about, join(parts))
 
 
 def _bar(y: float, percent: float, kind: str) -> Markup:

@@ -93,7 +93,9 @@ def _grid(across: _Axis, up: _Axis, metric: str) -> Markup:
         text = format_metric(metric, value)
         parts.append(label(across(value), _Y[0] + 18, text, "small muted", "middle"))
     parts.append(line(_LEFT, _Y[0], _WIDTH - _RIGHT, _Y[0], "axis"))
-    title = f"Predicted {named(metric)[:1].lower()}{named(metric)[1:]}"
+    words = named(metric)
+    # "MACs" and other abbreviations keep their capitals.
+    title = f"Predicted {words if words[1:2].isupper() else words[:1].lower() + words[1:]}"
     parts.append(label(_WIDTH - _RIGHT, _Y[0] + 36, title, "small muted", "end"))
     parts.append(label(8, 16, "Predicted harm", "small muted"))
     return join(parts)

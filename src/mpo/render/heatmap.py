@@ -127,7 +127,7 @@ def _legend(analysis: Analysis, lowest: float, x: float, y: float) -> Markup:
         place = x + 220 * (analysis.threshold - lowest) / (1 - lowest)
         parts.append(line(place, y - 4, place, y + 16, "bound"))
         parts.append(
-            label(place, y - 8, f"threshold {analysis.threshold:g}", "small muted", "middle")
+            label(place, y - 8, f"threshold {analysis.threshold:.3g}", "small muted", "middle")
         )
     parts += [rect(x, y + 38, 10, 10, "gone"), label(x + 16, y + 47, "removed", "small muted")]
     parts += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -13,7 +14,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from mpo.records import Report
-from mpo.render import bars, heatmap, lines, names, spread, text
+from mpo.render import bars, heatmap, lines, names, removed, spread, text
+from mpo.render.contracthtml import section
 from mpo.render.front import front
 from mpo.units import format_bytes, format_count, format_ms
 
@@ -32,6 +34,7 @@ def html(report: Report) -> str:
         budgets=_budgets(report),
         plans=_plans(report),
         blocks=_blocks(report),
+        gone=removed.gone(report),
         speed=_speed(report),
         charts=_charts(report),
         pattern=_pattern(report.analysis.names),
@@ -39,6 +42,7 @@ def html(report: Report) -> str:
         text=text,
         names=names,
         lines=lines,
+        contract=section(report.contract) if report.contract else None,
         share=text.is_share(report),
     )
 
@@ -75,26 +79,47 @@ def _tiles(report: Report) -> list[dict[str, str]]:
     tiles = []
     for label in ("Parameters", "File size", "Peak memory", "Latency p50"):
         row = shown[label]
+        within = ""
+        if row.interval:
+            low, high = (text.signed(100 * (bound - 1), 0) for bound in row.interval)
+            within = f"{low} to {high} %, both models in turn"
         tiles.append(
             {
                 "label": label,
                 "change": f"{text.signed(100 * (row.share - 1), 0)} %",
-                "detail": f"{row.before} → {row.after}",
+                "within": within,
+                "detail": f"{row.before} → {row.after}{' alone' if within else ''}",
             }
         )
     old, new = report.original.quality, report.optimized.quality
     share = text.is_share(report)
     detail = " → ".join(text.format_quality(q.value, share, q.samples) for q in (old, new))
     label = names.shorten(old.metric, 24).capitalize()
-    return [*tiles, {"label": label, "change": text.quality_change(report), "detail": detail}]
+    change = text.quality_change(report)
+    return [*tiles, {"label": label, "change": change, "within": "", "detail": detail}]
 
 
 def _rows(report: Report) -> list[tuple[text.Row, Markup]]:
-    rows = text.rows(report)
+    rows = [_ranged(row, report) for row in text.rows(report)]
     last = rows[-1]
     about = f"{last.label}: original {last.before}, optimized {last.after}"
     drawn = [(row, bars.pair(row)) for row in rows[:-1]]
     return [*drawn, (last, bars.quality_pair(report.original, report.optimized, about))]
+
+
+def _ranged(row: text.Row, report: Report) -> text.Row:
+    """The row with the range over processes behind each figure that has one."""
+    told = format_bytes if row.label == "Peak memory" else format_ms
+    seen = []
+    for model in (report.original, report.optimized):
+        spans = {
+            "Peak memory": model.peak_memory_range,
+            "Latency p50": model.latency_ms.p50_range,
+            "Latency p90": model.latency_ms.p90_range,
+        }
+        span = spans.get(row.label)
+        seen.append(f" [{told(span[0])}, {told(span[1])}]" if span else "")
+    return replace(row, before=row.before + seen[0], after=row.after + seen[1])
 
 
 def _budgets(report: Report) -> list[dict[str, Any]]:
@@ -115,9 +140,9 @@ def _plans(report: Report) -> list[dict[str, Any]]:
     share, metric = text.is_share(report), lines.cost_metric(report)
     return [
         {
-            "chosen": set(plan.removed) == set(report.plan.removed),
+            "chosen": text.is_chosen(report.plan, plan),
             "count": len(plan.removed),
-            "names": names.compact_names(plan.removed),
+            "names": text.blocks_of(report.plan, plan),
             "cost": text.format_metric(metric, plan.costs[metric])
             if metric and metric in plan.costs
             else "",
@@ -169,6 +194,9 @@ def _charts(report: Report) -> dict[str, Any]:
         "latency": spread.latency(report.original.latency_ms, report.optimized.latency_ms),
         "cka": heatmap.similarity(analysis, report.removed) if analysis.names else None,
         "harm": bars.harm(analysis, report.removed) if analysis.harms else None,
+        "costs": bars.costs(analysis, report.removed, removed.shares(report))
+        if analysis.harms
+        else None,
         "fronts": [drawn for one in report.plan.fronts if (drawn := front(one))],
         "recovery": lines.recovery(report.recovery, share) if report.recovery else None,
     }

@@ -28,56 +28,70 @@ def junit(bench: Bench) -> str:
     failed = sum(one.verdict == "fail" or (strict and _open(one)) for one in gated)
     skipped = 0 if strict else sum(_open(one) for one in gated)
     total = sum(bench.seconds.values())
-    suite = _suite(
-        tests=len(gated), failures=failed, errors=0, skipped=skipped, time=f"{total:.3f}",
-        timestamp=bench.created[:19],
+    root, suite = _suite(
+        bench.created, tests=len(gated), failures=failed, errors=0, skipped=skipped,
+        time=f"{total:.3f}",
     )  # fmt: skip
-    properties = ET.SubElement(suite[0], "properties")
+    properties = ET.SubElement(suite, "properties")
     for name, value in _facts(bench).items():
         ET.SubElement(properties, "property", name=name, value=xml_text(value))
     for one in gated:
-        _case(suite[0], one, total / len(gated), strict=strict)
-    return _written(suite)
+        _case(suite, one, total / len(gated), strict=strict)
+    return _written(root, "\n".join(f"{_name(one)}: {_told(one)}" for one in gated))
 
 
-def junit_error(message: str, hint: str = "") -> str:
-    """The report of a bench that could not measure."""
-    suite = _suite(tests=1, failures=0, errors=1, skipped=0, time="0.000")
+def junit_error(message: str, hint: str, created: str) -> str:
+    """The report of a bench that could not measure.
+
+    Args:
+        created: ISO 8601.
+    """
+    root, suite = _suite(created, tests=1, failures=0, errors=1, skipped=0, time="0.000")
+    ET.SubElement(suite, "properties")
     case = ET.SubElement(
-        suite[0], "testcase", name="measure", classname=f"{SUITE}.candidate", time="0.000"
+        suite, "testcase", name="measure", classname=f"{SUITE}.candidate", time="0.000"
     )
     error = ET.SubElement(case, "error", type="measurement", message=xml_text(message))
     error.text = xml_text(hint)
-    return _written(suite)
+    return _written(root, "")
 
 
-def _suite(**numbers: object) -> ET.Element:
-    """The root with one suite in it."""
+def _suite(created: str, **numbers: object) -> tuple[ET.Element, ET.Element]:
+    """The root, and the one suite in it.
+
+    What has an attribute here, and in which order elements come, is what the schemas of Ant and of
+    Jenkins have in common: both refuse what they do not know.
+    """
+    root = ET.Element("testsuites")
     attributes = {name: str(value) for name, value in numbers.items()}
-    shared = {name: text for name, text in attributes.items() if name != "timestamp"}
-    root = ET.Element("testsuites", {"name": SUITE, **shared})
-    ET.SubElement(root, "testsuite", {"name": SUITE, **attributes})
-    return root
+    fixed = {"name": SUITE, "package": "mpo", "id": "0", "hostname": "localhost"}
+    return root, ET.SubElement(
+        root, "testsuite", {**fixed, "timestamp": created[:19], **attributes}
+    )
 
 
 def _case(suite: ET.Element, one: BenchComparison, seconds: float, *, strict: bool) -> None:
-    name = f"{one.rule} on {one.target}" if one.target else one.rule
     case = ET.SubElement(
         suite,
         "testcase",
-        name=xml_text(name),
+        name=_name(one),
         classname=f"{SUITE}.candidate",
         time=f"{seconds:.3f}",
     )
-    told = xml_text(f"{change_text(one)} against {one.rule}; {reason_text(one)}")
     if one.verdict == "fail":
-        ET.SubElement(case, "failure", type="regression", message=told)
+        ET.SubElement(case, "failure", type="regression", message=_told(one))
     elif _open(one) and strict:
-        ET.SubElement(case, "failure", type="inconclusive", message=told)
+        ET.SubElement(case, "failure", type="inconclusive", message=_told(one))
     elif _open(one):
-        ET.SubElement(case, "skipped", message=f"inconclusive: {told}")
-    else:
-        ET.SubElement(case, "system-out").text = told
+        ET.SubElement(case, "skipped", message=f"inconclusive: {_told(one)}")
+
+
+def _name(one: BenchComparison) -> str:
+    return xml_text(f"{one.rule} on {one.target}" if one.target else one.rule)
+
+
+def _told(one: BenchComparison) -> str:
+    return xml_text(f"{change_text(one)} against {one.rule}; {reason_text(one)}")
 
 
 def _open(one: BenchComparison) -> bool:
@@ -99,6 +113,9 @@ def _facts(bench: Bench) -> Mapping[str, str]:
     return facts
 
 
-def _written(root: ET.Element) -> str:
+def _written(root: ET.Element, output: str) -> str:
+    """The text; what is told of every rule, passed ones too, is the suite's output."""
+    ET.SubElement(root[0], "system-out").text = output
+    ET.SubElement(root[0], "system-err")
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

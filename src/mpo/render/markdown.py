@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mpo.records import Report, TargetReport
+from mpo.render.contracttext import sentence
 from mpo.render.names import clean, compact_names
 from mpo.render.text import (
     METRICS,
     asked,
+    blocks_of,
     candidates,
     format_metric,
     format_quality,
     format_seconds,
+    is_chosen,
     is_share,
     rows,
     target_rows,
@@ -52,12 +55,20 @@ def markdown(report: Report) -> str:
         _budgets(report),
         f"**Removed:** {code(compact_names(report.removed), cell=False)} "
         f"({len(report.removed)} of {report.blocks} blocks)",
+        _contract(report),
         _warnings(report),
         _plans(report),
         _files(report),
         _environment(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _contract(report: Report) -> str:
+    if report.contract is None:
+        return ""
+    told = sentence(report.contract)
+    return f"**Contract {report.contract.verdict}:** {escape(told)}"
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]], right: int = 99) -> str:
@@ -103,15 +114,15 @@ def _warnings(report: Report) -> str:
 
 
 def _plans(report: Report) -> str:
-    share, chosen = is_share(report), set(report.plan.removed)
+    share = is_share(report)
     body = [
         (
-            "**chosen**" if set(plan.removed) == chosen else "",
+            "**chosen**" if is_chosen(report.plan, plan) else "",
             str(len(plan.removed)),
             f"{plan.harm:.3g}",
             "" if plan.joint_kl is None else f"{plan.joint_kl:.3g}",
             "" if plan.recovered_quality is None else format_quality(plan.recovered_quality, share),
-            code(compact_names(plan.removed, limit=8)),
+            code(blocks_of(report.plan, plan, limit=8)),
         )
         for plan in candidates(report.plan)[:8]
     ]

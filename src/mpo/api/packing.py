@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo.bundle import mpo_edge
+from mpo.bundle.signing import sign as sign_bundle_file
 from mpo.bundle.whole import Verified, verify
 from mpo.bundle.writer import Part, write_bundle
 from mpo.errors import UsageError
@@ -21,6 +22,7 @@ from mpo.pipeline.context import subject_of
 from mpo.records import Bundle
 from mpo.render.card import card
 from mpo.render.html import html
+from mpo.render.sbom import mlbom
 from mpo.store import started_in
 
 Progress = Callable[[str, int, int], None]
@@ -36,6 +38,8 @@ def package(
     *,
     subject: Subject | None = None,
     check: Sequence[str] = (),
+    sign: bool = False,
+    key: Path | None = None,
     seconds: float = 1.0,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -48,6 +52,7 @@ def package(
         output: the .mpo file to write, whole or not at all.
         subject: in memory, when the run was made from one; its test split gives the samples.
         check: targets to copy the bundle to; their figures are written into it as tested.
+        sign: sign it, with `key` or, without one, keyless by Sigstore over the network.
         seconds: of sampling a process there.
         overwrite: replace a bundle that is there.
         progress: called with (what, done, total).
@@ -61,19 +66,24 @@ def package(
     """
     folder, target = Path(run), Path(output)
     check_output(target, overwrite=overwrite)
+    if key is not None and not sign:
+        raise UsageError("A key is named, and nothing is to be signed.", hint="Add --sign.")
     asked = Wishes(**wishes)
     found = finished_run(folder, unmet=asked.unmet)
     progress("take samples", 0, 1)
     parts = gathered(found, subject or subject_of(found.recipe, started_in(folder)), asked)
     progress("take samples", 1, 1)
     manifest = described(found, parts, asked)
-    if not check:
-        write_bundle(target, manifest, parts)
-        return verify(target)
     with tempfile.TemporaryDirectory(prefix="mpo-package-") as name:
-        draft = Path(name) / "draft.mpo"
-        write_bundle(draft, manifest, parts)
-        with_checks(draft, target, check_on(draft, check, progress, seconds=seconds))
+        draft, done = Path(name) / "draft.mpo", Path(name) / "done.mpo"
+        last = done if sign else target
+        if check:
+            write_bundle(draft, manifest, parts)
+            with_checks(draft, last, check_on(draft, check, progress, seconds=seconds))
+        else:
+            write_bundle(last, manifest, parts)
+        if sign:
+            sign_bundle_file(last, target, key=key)
     return verify(target)
 
 
@@ -90,6 +100,7 @@ def described(run: FinishedRun, parts: dict[str, Part], wishes: Wishes) -> Bundl
     parts["provenance.intoto.json"] = Part(told, "provenance")
     draft = manifest_of(run, parts, wishes)
     parts["MODEL_CARD.md"] = Part(card(draft, report).encode(), "doc")
+    parts["sbom.cdx.json"] = Part(mlbom(draft, report).encode(), "sbom")
     return manifest_of(run, parts, wishes)
 
 

@@ -1,0 +1,1 @@
+"""The verbs as Python functions; `runs` needs torch, `benching` does not."""
