@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from pydantic import ValidationError
 from mpo.errors import UsageError
 from mpo.records import Artifact, EngineBackend, EngineOptions, Exported, Parity
 from mpo.store import sha256, writable, write_atomic
+
+if TYPE_CHECKING:
+    from mpo.exporters.parity import Allowed
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -39,7 +42,16 @@ class Exporter(Protocol):
 
 
 class Runner(Protocol):
-    """Executes a file of its format."""
+    """Executes a file of its format.
+
+    To be benched, a runner also has
+
+    * `adapter`, the path of a self-contained script with `open_model(path, session)`, by which the
+      measuring process opens the file (profiles/worker.py);
+    * `describe(path)`, static: {"inputs": [{"name", "axes", "dtype"}, ...], "nodes", "params",
+      "engine_memory_bytes"}, of which all but the inputs may be missing. It raises UsageError or
+      MpoError when the file cannot be run here.
+    """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         """Take the file; it is opened here or at the first run."""
@@ -159,6 +171,14 @@ class TensorRtRunner:
     """
 
     backend: EngineBackend = "tensorrt"
+    adapter = Path(__file__).with_name("trtrunner.py")
+
+    @classmethod
+    def describe(cls, path: Path) -> dict[str, Any]:
+        """What the engine says of itself, in a child on this machine's GPU; see Runner."""
+        from mpo.exporters.engines import describe_engine
+
+        return describe_engine(path, cls.backend)
 
     def __init__(self, path: Path, threads: int = 1, *, digest: str = "") -> None:
         self._path, self._digest = path, digest
@@ -198,23 +218,40 @@ def load_arrays(path: Path) -> dict[str, Array]:
         return {name.split(":", 1)[1]: archive[name] for name in archive.files}
 
 
-def check_runner(runner: Runner, reference: Runner, batches: Sequence[Feeds]) -> Parity:
+def check_runner(
+    runner: Runner,
+    reference: Runner,
+    batches: Sequence[Feeds],
+    allowed: Allowed | None = None,
+) -> Parity:
     """One runner against another on the same inputs, with the figures of parity.py.
 
     The deciding tensor is the first output; `samples` counts the first axis of the first input.
 
+    Args:
+        allowed: what they may differ by; that of float32 graphs when None.
+
     Raises:
-        UsageError: no batches.
+        UsageError: no batches, or an output that the runner does not give.
     """
-    from mpo.exporters.parity import judge
+    from mpo.exporters.parity import EXACT, judge, with_outputs
 
     if not batches:
         raise UsageError("Parity needs at least one batch of inputs.")
     wanted, found = reference.run(batches), runner.run(batches)
-    first = next(iter(wanted[0]))
+    names = list(wanted[0])
+    lacking = [name for name in names if name not in found[0]]
+    if lacking:
+        raise UsageError(f"The result has no output {lacking[0]!r}; it has {', '.join(found[0])}.")
     sizes = [len(next(iter(feeds.values()))) for feeds in batches]
-    return judge(
-        [np.asarray(one[first], np.float64) for one in wanted],
-        [np.asarray(one[first], np.float64) for one in found],
+    parity = judge(
+        [np.asarray(one[names[0]], np.float64) for one in wanted],
+        [np.asarray(one[names[0]], np.float64) for one in found],
         sizes,
+        allowed or EXACT,
     )
+    rows = [
+        ([one[name] for name in names], [other[name] for name in names])
+        for one, other in zip(wanted, found, strict=True)
+    ]
+    return with_outputs(parity, names, rows, allowed or EXACT)

@@ -121,6 +121,34 @@ def run_engine(
             f"{engine} is not the engine whose sha256 is {digest[:16]}…; it is not loaded.",
             hint="An engine is native code: run only what was built here.",
         )
+    machine = _able(engine, backend)
+    request = {"module": MODULES[backend], "engine": str(engine.resolve()), "calls": calls}
+    request |= {"inputs": str(inputs.resolve()), "outputs": str(outputs.resolve())}
+    ended, told = run_script(RUNNER, request, timeout=timeout)
+    if not told or "error" in told:
+        raise MpoError(f"Running {engine} failed: {told.get('error') or told_of(ended)}.")
+    return EngineRun(**told, gpu=machine["gpu"], outputs=str(outputs))
+
+
+def describe_engine(engine: Path, backend: EngineBackend) -> dict[str, Any]:
+    """Inputs and scratch memory of an engine, which is loaded for it: the caller trusts the file.
+
+    Raises:
+        UsageError: no such file, no module, or no GPU here.
+        MpoError: the process failed.
+    """
+    if not engine.is_file():
+        raise UsageError(f"There is no file {engine}.")
+    _able(engine, backend)
+    request = {"module": MODULES[backend], "engine": str(engine.resolve()), "describe": True}
+    ended, told = run_script(RUNNER, request, timeout=DESCRIBE_S)
+    if not told or "error" in told:
+        raise MpoError(f"Reading {engine} failed: {told.get('error') or told_of(ended)}.")
+    return told
+
+
+def _able(engine: Path, backend: EngineBackend) -> dict[str, Any]:
+    """What the backend says of this machine, once it can run an engine."""
     machine = describe(backend)
     if "error" in machine:
         raise UsageError(f"{machine['error']}.", hint=f"Install it: {INSTALL[backend]}")
@@ -129,12 +157,7 @@ def run_engine(
             f"{engine} cannot run: no NVIDIA driver with a GPU was found.",
             hint="Run it on a machine that has one.",
         )
-    request = {"module": MODULES[backend], "engine": str(engine.resolve()), "calls": calls}
-    request |= {"inputs": str(inputs.resolve()), "outputs": str(outputs.resolve())}
-    ended, told = run_script(RUNNER, request, timeout=timeout)
-    if not told or "error" in told:
-        raise MpoError(f"Running {engine} failed: {told.get('error') or told_of(ended)}.")
-    return EngineRun(**told, gpu=machine["gpu"], outputs=str(outputs))
+    return machine
 
 
 def _cached(

@@ -85,12 +85,14 @@ def to_bf16(
     """Write the model in bf16 as `to_half` does in fp16, where the provider runs it.
 
     Args:
-        providers: of ONNX Runtime; the finished graph is loaded on them before it is written.
+        providers: of ONNX Runtime; the finished graph is loaded on them before it is written. None
+            when the file is for another runtime.
 
     Raises:
         UsageError: as `to_half`, and when a provider does not run bf16, with what it said.
     """
-    _require_bf16(_probe(), providers)
+    if providers:
+        _require_bf16(_probe(), providers)
     return _convert(source, target, feeds, "bf16", keep, tolerance, providers)
 
 
@@ -138,9 +140,9 @@ def _convert(
     error, reasons = _settled(model, feeds, wanted, kinds, half, reasons, tolerance)
     made = halve(model, half, kinds, reasons)
     warnings: list[str] = []
-    if precision == "bf16":
+    if precision == "bf16" and providers:
         _require_bf16(made, providers)
-    else:
+    elif precision == "fp16":
         made, reasons, warnings = _opened(model, made, kinds, reasons)
         actual, reason = _actual(made, feeds, wanted)
         error = max(error, actual)

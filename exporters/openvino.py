@@ -77,12 +77,23 @@ class OpenVinoRunner:
         UsageError: no such file, or OpenVINO is not installed.
     """
 
+    adapter = WORKER
+
     def __init__(self, path: Path, threads: int = 1) -> None:
-        if not path.is_file():
-            raise UsageError(f"There is no file {path}.")
-        if not installed():
-            raise UsageError("openvino is not installed.", hint=f"Install it: {INSTALL}")
+        _require(path)
         self._path, self._threads = path, threads
+
+    @staticmethod
+    def describe(path: Path) -> dict[str, Any]:
+        """What the file says of itself: see backends.Runner."""
+        _require(path)
+        ended, told = run_script(
+            WORKER, {"job": "describe", "model": str(path.resolve())}, timeout=TIMEOUT_S
+        )
+        if not told or "error" in told:
+            why = told.get("error") or told_of(ended)
+            raise MpoError(f"{path} is no model that OpenVINO reads: {why}")
+        return told
 
     def run(self, batches: Sequence[Feeds]) -> list[dict[str, Array]]:
         """Outputs by name for each batch; see backends.Runner."""
@@ -99,6 +110,13 @@ class OpenVinoRunner:
             if not told:
                 raise MpoError(f"OpenVINO on {self._path} {told_of(ended)}.")
             return [load_arrays(output) for _, output in pairs]
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
+    if not installed():
+        raise UsageError("openvino is not installed.", hint=f"Install it: {INSTALL}")
 
 
 def _folder(target: Path) -> Path:

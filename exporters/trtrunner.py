@@ -3,6 +3,7 @@
 A script for exporters/child.py: standard library, numpy and the vendor's module (Python >= 3.8).
 CUDA comes from the driver's own library, so that no other package is needed. One JSON line:
     {"module": "tensorrt_rtx", "engine": path, "inputs": npz, "outputs": npz, "calls": 50}
+With "describe": true in the place of inputs, outputs and calls it tells what the engine takes.
 Names in the archives have the prefix "a:", as exporters/backends.py writes them.
 """
 
@@ -14,7 +15,7 @@ import json
 import os
 import statistics
 import sys
-from typing import Any
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -107,11 +108,23 @@ def load(trt: Any, path: str) -> Any:
     return engine
 
 
-def bind(trt: Any, cuda: Cuda, engine: Any, context: Any, feeds: dict[str, Any]) -> dict[str, Any]:
-    """Put the inputs on the GPU and make room for the outputs: {name: (array, address)}."""
+Bound = Dict[str, Tuple[Any, int]]
+
+
+def names_of(trt: Any, engine: Any) -> Tuple[List[str], List[str]]:
+    """Names of the inputs and of the outputs."""
     names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
-    outputs: dict[str, Any] = {}
     inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+    return inputs, [n for n in names if n not in inputs]
+
+
+def bind(
+    trt: Any, cuda: Cuda, engine: Any, context: Any, feeds: dict[str, Any]
+) -> Tuple[Bound, Bound]:
+    """Put the inputs on the GPU and make room for the outputs: {name: (array, address)} of both."""
+    inputs, others = names_of(trt, engine)
+    given: Bound = {}
+    outputs: Bound = {}
     if set(inputs) != set(feeds):
         raise Unable(f"the engine takes {sorted(inputs)}, not {sorted(feeds)}")
     for name in inputs:
@@ -121,14 +134,70 @@ def bind(trt: Any, cuda: Cuda, engine: Any, context: Any, feeds: dict[str, Any])
         address = cuda.allocate(array.nbytes)
         cuda.upload(address, array)
         context.set_tensor_address(name, address)
-    for name in (one for one in names if one not in inputs):
+        given[name] = (array, address)
+    for name in others:
         shape = tuple(context.get_tensor_shape(name))
         if min(shape, default=0) < 0:
             raise Unable(f"the size of output {name} depends on the data")
         array = np.empty(shape, dtype=trt.nptype(engine.get_tensor_dtype(name)))
         outputs[name] = (array, cuda.allocate(array.nbytes))
         context.set_tensor_address(name, outputs[name][1])
-    return outputs
+    return given, outputs
+
+
+def scratch_bytes(engine: Any) -> int:
+    """Memory that one inference takes beside the weights: the same on every run."""
+    return int(getattr(engine, "device_memory_size_v2", None) or engine.device_memory_size)
+
+
+class Model:
+    """An engine as profiles/worker.py runs it: inputs go up, outputs come down, within the call.
+
+    Attributes:
+        device_ms: the GPU's own time of the last call, without the copies.
+    """
+
+    def __init__(self, path: str, module: str) -> None:
+        self._trt, self._cuda = importlib.import_module(module), Cuda()
+        self._engine = load(self._trt, path)
+        self._context = self._engine.create_execution_context()
+        self._start, self._end = self._cuda.event(), self._cuda.event()
+        self._bound: Optional[Tuple[Bound, Bound]] = None
+        self.device_ms = 0.0
+
+    def run(self, outputs: None, feeds: dict[str, Any]) -> None:
+        """One inference, back when its outputs are in this process's memory."""
+        cuda = self._cuda
+        if self._bound is None:  # one model is fed the same arrays all along
+            self._bound = bind(self._trt, cuda, self._engine, self._context, feeds)
+        given, found = self._bound
+        for array, address in given.values():
+            cuda.upload(address, array)
+        cuda.record(self._start)
+        if not self._context.execute_async_v3(cuda.stream):
+            raise Unable("the engine refused to run")
+        cuda.record(self._end)
+        cuda.wait()
+        for array, address in found.values():
+            cuda.download(array, address)
+        self.device_ms = cuda.elapsed_ms(self._start, self._end)
+
+
+def open_model(path: str, session: dict[str, Any]) -> Model:
+    """What profiles/worker.py asks for."""
+    return Model(path, session["runner"].replace("-", "_"))
+
+
+def describe(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Inputs (a free axis is "?") and scratch memory."""
+    Cuda()
+    engine = load(trt, request["engine"])
+    inputs = []
+    for name in names_of(trt, engine)[0]:
+        axes = [size if size >= 0 else "?" for size in engine.get_tensor_shape(name)]
+        dtype = str(np.dtype(trt.nptype(engine.get_tensor_dtype(name))))
+        inputs.append({"name": name, "axes": axes, "dtype": dtype})
+    return {"inputs": inputs, "engine_memory_bytes": scratch_bytes(engine)}
 
 
 def run(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +209,7 @@ def run(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
     engine = load(trt, request["engine"])
     weights = before - cuda.free_bytes()
     context = engine.create_execution_context()
-    outputs = bind(trt, cuda, engine, context, feeds)
+    _, outputs = bind(trt, cuda, engine, context, feeds)
     start, end, samples = cuda.event(), cuda.event(), []
     for turn in range(WARMUP + request["calls"]):
         cuda.record(start)
@@ -154,12 +223,11 @@ def run(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
         cuda.download(array, address)
     with open(request["outputs"], "wb") as file:  # noqa: PTH123
         np.savez(file, **{"a:" + name: array for name, (array, _) in outputs.items()})
-    size = getattr(engine, "device_memory_size_v2", None) or engine.device_memory_size
     return {
         "samples_ms": samples,
         "p50_ms": statistics.median(samples),
         "p90_ms": float(np.quantile(samples, 0.9)),
-        "device_memory_bytes": int(size),
+        "device_memory_bytes": scratch_bytes(engine),
         "weights_bytes": max(weights, 0),
     }
 
@@ -170,7 +238,8 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.loads(sys.stdin.readline())
     try:
-        result = run(importlib.import_module(request["module"]), request)
+        answer_to = describe if request.get("describe") else run
+        result = answer_to(importlib.import_module(request["module"]), request)
     except Unable as error:
         result = {"error": str(error)}
     answer.write(json.dumps(result) + "\n")

@@ -16,10 +16,10 @@ read them, and a model with skips or key-value caches would silently get stale o
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -105,15 +105,20 @@ class HarmMeter:
             )
         return self._known[key]
 
+    def judge(self, predict: Callable[[Batch], Any]) -> Damage:
+        """Harm and agreement of whatever answers a batch as the model does: an exported file."""
+        return compare(self._original, self._answers(predict), self._kind)
+
     def _run(self, removed: Sequence[str]) -> list[Tensor]:
-        outputs: list[Tensor] = []
         removal: AbstractContextManager[object] = bypass(self._model, removed)
         with evaluating(self._model), removal:
-            for batch in self._batches:
-                result = primary(forward(self._model, batch)).detach().float()
-                outputs.append(
-                    _decisions(result, batch) if self._kind == "logits" else result.clone()
-                )
+            return self._answers(lambda batch: forward(self._model, batch))
+
+    def _answers(self, predict: Callable[[Batch], Any]) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        for batch in self._batches:
+            result = primary(predict(batch)).detach().float()
+            outputs.append(_decisions(result, batch) if self._kind == "logits" else result.clone())
         return outputs
 
     def _check(self) -> None:

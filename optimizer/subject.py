@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,9 @@ class Subject:
             them.
         notes: sentences that every report repeats (random inputs, for one).
         sources: files that a run depends on: when one changes, finished stages are made again.
+        labels: of the classes, in the order of the outputs; exported files keep them.
+        preprocessing: what is done to the inputs before they come here, JSON-able; exported files
+            keep it.
     """
 
     model: nn.Module | Callable[[], nn.Module]
@@ -48,6 +51,8 @@ class Subject:
     text: Callable[[Any], Any] | None = None
     notes: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
+    labels: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def _as_given(self) -> nn.Module:
         built: Any = self.model

@@ -43,7 +43,7 @@ def median_bytes(runs: list[dict[str, Any]], key: str) -> float:
     values = [run[key] for run in runs]
     if None in values:
         raise MpoError(
-            "Peak memory is unavailable: this system has no /proc/self/status with VmHWM.",
-            hint="Measure on Linux, or on a Linux target.",
+            "Peak memory is unavailable: this system has neither VmHWM in /proc nor a `ps`.",
+            hint="Install ps, or measure on a Linux target.",
         )
     return float(statistics.median(values))

@@ -28,6 +28,7 @@ from mpo.profiles.modeljobs import (
     model_job,
 )
 from mpo.records import Ratio, SessionOptions
+from mpo.records.bench import MemoryMethod
 from mpo.timing import Stopwatch
 
 Progress = Callable[[int, int], None]
@@ -47,6 +48,8 @@ class Solo:
             read.
         load_memory_bytes: the same until the model was loaded, before the first call.
         load_ms, first_ms: median time to load, and of the first call.
+        memory_method: "vmhwm", or "rss-sampled" where the system tells no peak.
+        device_ms: median over processes of the GPU's own median; None where nothing tells it.
         p50_range, p90_range, peak_range: the lowest and the highest of the processes.
         steady: False when some process did not settle within its warm-up.
         processes: how many.
@@ -64,6 +67,8 @@ class Solo:
     p50_range: Range
     p90_range: Range
     peak_range: tuple[int, int]
+    device_ms: float | None = None
+    memory_method: MemoryMethod = "vmhwm"
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def measure_solo(
 
     Raises:
         UsageError: inputs that are missing, or a target that cannot run the file yet.
-        MpoError: a process failed, or the operating system tells no peak memory (only Linux does).
+        MpoError: a process failed, or nothing tells its memory: no /proc, no `ps`.
     """
     options = session or SessionOptions(device=target.device)
     (solo,) = measure_beside(
@@ -175,7 +180,20 @@ def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
         p50_range=(min(p50), max(p50)),
         p90_range=(min(p90), max(p90)),
         peak_range=(min(peaks), max(peaks)),
+        memory_method=_method(runs),
+        device_ms=statistics.median(own) if (own := _device_times(runs)) else None,
     )
+
+
+def _method(runs: list[dict[str, Any]]) -> MemoryMethod:
+    told = {run.get("memory_method", "vmhwm") for run in runs}
+    return "vmhwm" if told == {"vmhwm"} else "rss-sampled"
+
+
+def _device_times(runs: list[dict[str, Any]]) -> list[float]:
+    """Each process's median of the device's own times, when there are any."""
+    times = [run.get("device_ms") for run in runs]
+    return [statistics.median(own) for own in times if are_times(own)]
 
 
 def _times(run: dict[str, Any]) -> list[float]:

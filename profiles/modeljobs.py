@@ -14,11 +14,13 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from mpo import registry
 from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.profiles.jobs import Job, Target, thread_counts
 from mpo.records import SessionOptions
 
 Inputs = Path | Mapping[str, NDArray[Any]]
+ONNX = "onnx"
 WORKER = Path(__file__).with_name("worker.py")
 MEMORY_CALLS = 3
 
@@ -56,14 +58,32 @@ def model_job(
         for name in external_names(path):
             files[f"model{place}/{name}"] = path.parent / name
         files[names["inputs"][-1]] = _saved(given, folder / f"inputs{place}.npz")
+    request = {**names, "session": session.model_dump(mode="json"), "cap": 3.0}
+    if session.runner != ONNX:
+        files["adapter.py"], request["adapter"] = adapter_of(session.runner), "adapter.py"
     return Job(
         what=f"measured {', '.join(path.name for path in models)}",
         script=WORKER,
-        request={**names, "session": session.model_dump(mode="json"), "cap": 3.0},
+        request=request,
         files=files,
         environment=environment_of(session),
         timeout=timeout,
     )
+
+
+def adapter_of(runner: str) -> Path:
+    """The script that opens models of this runner in the measuring process (see worker.py).
+
+    Raises:
+        UsageError: no such runner, or one that has no such script.
+    """
+    found = getattr(registry.load(registry.RUNNERS, runner), "adapter", None)
+    if not isinstance(found, Path):
+        raise UsageError(
+            f"The runner {runner} has no script for the measuring process.",
+            hint="Its class needs `adapter`: the path of a file with open_model(path, session).",
+        )
+    return found
 
 
 def environment_of(session: SessionOptions) -> dict[str, str]:
@@ -75,14 +95,18 @@ def environment_of(session: SessionOptions) -> dict[str, str]:
 
 
 def external_names(path: Path) -> tuple[str, ...]:
-    """The files beside an ONNX file that hold its weights; none for what is no ONNX file.
+    """The files beside an ONNX file, or OpenVINO's, that hold its weights; none for what is
+    neither.
 
     Raises:
         UsageError: such a file is missing.
         RefusedError: it would lie in another folder.
     """
     status = path.stat()
-    names = _locations(path, status.st_mtime_ns, status.st_size)
+    if path.suffix == ".xml":  # OpenVINO's
+        names: tuple[str, ...] = (path.with_suffix(".bin").name,)
+    else:
+        names = _locations(path, status.st_mtime_ns, status.st_size)
     for name in names:
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts or "\\" in name:
@@ -155,8 +179,10 @@ def are_times(values: Any) -> TypeGuard[list[float]]:
 
 
 def alone(session: Mapping[str, Any]) -> bool:
-    """Whether one thread of a CPU does all the work, so that its processor time is the time."""
-    return bool(session["threads"] == 1 and session["device"] == "cpu")
+    """Whether the calling thread of a CPU does all the work, so that its processor time is the
+    time. Other runtimes than ONNX's hand even a single thread's work to another."""
+    one = session["threads"] == 1 and session["device"] == "cpu"
+    return bool(one and session.get("runner", ONNX) == ONNX)
 
 
 def _saved(inputs: Inputs, path: Path) -> Path:

@@ -138,7 +138,7 @@ def described(session: SessionOptions) -> dict[str, str]:
         "graph optimization": session.optimization,
         "MALLOC_MMAP_THRESHOLD_": "unset" if threshold is None else str(threshold),
         "weights": "mapped from a file beside" if session.external_weights else "inside the file",
-        "memory": "VmHWM above the same process with an empty model",
+        "memory": "VmHWM (sampled where there is none) above the same process with an empty model",
     }
 
 

@@ -4,20 +4,28 @@ A script for profiles/jobs.py, so that neither torch nor mpo is in the measured 
 (models and inputs are names of the job's files; "session" is what records.SessionOptions holds):
     {"job": "solo", "models": [name], "inputs": [npz], "session": {...},
      "seconds": 1, "floor": 50, "cap": 3}
+    with "sampled": true its peak is sampled as on systems that tell none
     {"job": "turns", "models": [a, b, ...], "inputs": [npz, npz, ...], ..., "seed": 0}
 "sessions" beside "session" gives each of the models in turn its own options; with "cpu_time" they
 are timed in CPU time of the calling thread, which other load on the machine hardly disturbs, and
 which is all the time there is on one thread of a CPU.
+
+With "adapter", the name of a job's file, that script opens the models in the place of onnxruntime:
+it has `open_model(path, session)`, whose result has `run(None, feeds)`, back when the outputs are
+there; with an attribute `device_ms`, the device's own time of the last call, that is told too.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import random
 import statistics
+import subprocess
 import sys
+import threading
 import time
 from typing import Any, Callable
 
@@ -35,10 +43,11 @@ LEVELS = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+SAMPLED_S = 0.01  # between two looks at the resident size, where the system tells no peak
 MOST = 100_000  # samples of one process
 
 
-def peak_memory_bytes() -> int | None:
+def vm_hwm() -> int | None:
     """VmHWM: this process's own peak. Not ru_maxrss, which a child inherits from its parent."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
@@ -50,17 +59,57 @@ def peak_memory_bytes() -> int | None:
     return None
 
 
+class Memory:
+    """This process's own peak: as Linux tells it; else the largest resident size that `ps` saw.
+
+    Attributes:
+        method: "vmhwm" or "rss-sampled".
+    """
+
+    def __init__(self, sampled: bool) -> None:
+        self.method = "rss-sampled" if sampled or vm_hwm() is None else "vmhwm"
+        self._peak, self._over = 0, threading.Event()
+        if self.method == "rss-sampled":
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def peak(self) -> int | None:
+        """The most until now; None where nothing tells it."""
+        if self.method == "vmhwm":
+            return vm_hwm()
+        self._look()
+        return self._peak or None
+
+    def rest(self) -> None:
+        """No more samples: they would disturb what is timed next."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(SAMPLED_S):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            command = ["ps", "-o", "rss=", "-p", str(os.getpid())]
+            told = subprocess.run(command, capture_output=True, timeout=5, check=True).stdout
+            self._peak = max(self._peak, int(told) * 1024)
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return
+
+
 class Unable(Exception):
     """What the user must do before this device can answer: a sentence and a hint."""
 
 
 def open_session(name: str, request: dict[str, Any]) -> onnxruntime.InferenceSession:
     """A session with the request's options on the request's device."""
-    return open_with(request["session"], request["files"][name])
+    return open_with(request["session"], name, request)
 
 
-def open_with(asked: dict[str, Any], path: str) -> onnxruntime.InferenceSession:
+def open_with(asked: dict[str, Any], name: str, request: dict[str, Any]) -> Any:
     """A session with these options (those of malloc came with the environment)."""
+    path = request["files"][name]
+    if "adapter" in request:
+        return adapter(request["files"][request["adapter"]]).open_model(path, asked)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = asked["threads"]
     options.inter_op_num_threads = 1
@@ -74,6 +123,14 @@ def open_with(asked: dict[str, Any], path: str) -> onnxruntime.InferenceSession:
         "session.disable_prepacking", "0" if asked["prepacking"] else "1"
     )
     return onnxruntime.InferenceSession(path, options, providers=providers(asked["device"]))
+
+
+def adapter(path: str) -> Any:
+    """The script that opens models of another runtime, as a module."""
+    spec: Any = importlib.util.spec_from_file_location("adapter", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def providers(device: str) -> list[Any]:
@@ -127,30 +184,35 @@ def solo(request: dict[str, Any]) -> dict[str, Any]:
     model's figures too, so that neither counts as the model's memory, but for inputs larger than
     the empty model's.
     """
+    memory = Memory(bool(request.get("sampled")))
     feeds = load_inputs(request["inputs"][0], request)
-    room = np.ones(MOST)
+    room, inside = np.ones(MOST), np.ones(MOST)
     start = time.perf_counter_ns()
     session = open_session(request["models"][0], request)
     load_ms = (time.perf_counter_ns() - start) / 1e6
-    load_peak = peak_memory_bytes()
+    load_peak = memory.peak()
     first_ms = timed(session, feeds, 1) / 1e6
     taken, steady = 0, True
     if request["seconds"] > 0:
+        memory.rest()
         steady = warm_up(session, feeds, request["cap"])
     begin = time.perf_counter_ns()
     while taken < MOST and (
         taken < request["floor"] or time.perf_counter_ns() - begin < request["seconds"] * 1e9
     ):
         room[taken] = timed(session, feeds, 1) / 1e6
+        inside[taken] = getattr(session, "device_ms", 0.0)
         taken += 1
-    peak = peak_memory_bytes()  # before the samples become a list
+    peak = memory.peak()  # before the samples become a list
     return {
         "load_ms": load_ms,
         "first_ms": first_ms,
         "samples_ms": room[:taken].tolist(),
+        "device_ms": inside[:taken].tolist() if hasattr(session, "device_ms") else [],
         "steady": steady,
         "load_peak": load_peak,
         "peak": peak,
+        "memory_method": memory.method,
     }
 
 
@@ -158,7 +220,7 @@ def turns(request: dict[str, Any]) -> dict[str, Any]:
     """Models in turn, each round in a random order and then in its reverse (AB then BA), so that
     noise meets all alike; one low quantile each."""
     options = request.get("sessions") or [request["session"]] * len(request["models"])
-    sessions = [open_with(o, request["files"][n]) for o, n in zip(options, request["models"])]
+    sessions = [open_with(o, n, request) for o, n in zip(options, request["models"])]
     feeds = [load_inputs(name, request) for name in request["inputs"]]
     rough = [min(timed(s, f, 1) for _ in range(5)) for s, f in zip(sessions, feeds)]
     warm = time.perf_counter_ns()

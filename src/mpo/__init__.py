@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpo.api.benching import bench
     from mpo.api.contracts import contract, decompose
+    from mpo.api.exporting import export
+    from mpo.api.packing import package
     from mpo.api.runs import analyze, load, optimize, plan, read_report
+    from mpo.bundle.whole import verify
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
 
@@ -25,10 +28,13 @@ __all__ = [
     "bench",
     "contract",
     "decompose",
+    "export",
     "load",
     "optimize",
+    "package",
     "plan",
     "read_report",
+    "verify",
 ]
 
 _HOMES = {
@@ -38,10 +44,13 @@ _HOMES = {
     "bench": "mpo.api.benching",
     "contract": "mpo.api.contracts",
     "decompose": "mpo.api.contracts",
+    "export": "mpo.api.exporting",
     "load": "mpo.api.runs",
     "optimize": "mpo.api.runs",
+    "package": "mpo.api.packing",
     "plan": "mpo.api.runs",
     "read_report": "mpo.api.runs",
+    "verify": "mpo.bundle.whole",
 }
 
 

@@ -17,6 +17,7 @@ from mpo.records import Budget, Metric, Record
 from mpo.units import parse_quantity, parse_share
 
 Method = Literal["mpruner", "mpruner-paper"]
+WantedPrecision = Literal["fp32", "fp16", "int8", "int8-dynamic", "auto"]
 KEYS: dict[str, tuple[Metric, str]] = {
     "memory": ("memory_bytes", "bytes"),
     "size": ("size_bytes", "bytes"),
@@ -46,11 +47,13 @@ class Recipe(Record):
     joins blocks into one cluster (None: placed relative to the permutation null); `epochs` bounds
     each recovery; `candidates` is how many diverse plans a short recovery compares; `threads` 0
     means the target's physical cores; `effort` "quick" measures for a fraction of the time, with
-    wider intervals. `harm` "boundary" weighs what a removal does by how near the decision boundary
+    wider intervals; `precision` is the result's, "auto" takes the least harmful one that holds the
+    budgets. `harm` "boundary" weighs what a removal does by how near the decision boundary
     it does it, and `distil` "boundary" recovery likewise; `contract` holds the terms of a contract
     that a model must not break to be accepted ("eps=5%,mass=10%"); `classes` narrows the subject to
-    some of its classes, all others counting as one. Every budget must hold on every `target`; the
-    figures of the first one lead the report.
+    some of its classes, all others counting as one; `export` names formats that the result is
+    written in beside ONNX. Every budget must hold on every `target`; the figures of the first one
+    lead the report.
     """
 
     subject: str
@@ -67,6 +70,7 @@ class Recipe(Record):
     seed: int = 0
     opset: int = 20
     effort: Literal["normal", "quick"] = "normal"
+    precision: WantedPrecision = "fp32"
     harm: Literal["kl", "boundary", "gates"] = "kl"
     distil: Literal["plain", "boundary"] = "plain"
     contract: str | None = None
@@ -75,6 +79,7 @@ class Recipe(Record):
     allow_pickle: bool = False
     data: str | None = None
     input: tuple[str, ...] = ()
+    export: tuple[str, ...] = ()
 
     def budgets(self) -> tuple[Budget, ...]:
         """Every bound that must hold."""
@@ -185,6 +190,11 @@ def make_recipe(**values: Any) -> Recipe:
             raise UsageError(f"{key} is {value}.", hint=f"Give a number from {least} to {most}.")
     if recipe.threshold is not None and not 0 < recipe.threshold <= 1:
         raise UsageError(f"threshold is {recipe.threshold}.", hint="Give a CKA in (0, 1].")
+    if recipe.method == "mpruner-paper" and recipe.precision == "auto":
+        raise UsageError(
+            "mpruner-paper plans no budgets, so it cannot choose a precision.",
+            hint="Name one: --precision int8.",
+        )
     recipe.budgets()
     recipe.allowed_drop()
     return recipe

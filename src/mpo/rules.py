@@ -43,6 +43,7 @@ MEASURES = {
     "params": Measure("count", "exact"),
     "nodes": Measure("count", "exact"),
     "macs": Measure("count", "exact"),
+    "engine.memory": Measure("bytes", "exact"),
     "accuracy": Measure("share", "quality"),
 }
 OTHER_NAMES = {

@@ -36,6 +36,7 @@ RESULTS = (
     "similarity.npz",
     "witnesses.npz",
 )
+FORMATS = "model.*"  # the result in whatever format a plugin makes
 OWN = (*RESULTS, RECIPE, "journal.jsonl", "stages", MARKER)
 
 
@@ -61,12 +62,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder last through a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -162,7 +164,8 @@ class RunFolder:
     def _drop_results(self) -> None:
         """Delete results that an earlier call left: they are of stages that are no more."""
         with writable(self.path):
-            for name in set(RESULTS) - self._written:
+            made = {path.name for path in self.path.glob(FORMATS)}
+            for name in ({*RESULTS} | made) - self._written:
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -189,7 +192,7 @@ def _commit(temporary: Path, target: Path, key: str, seconds: float) -> dict[str
     write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return manifest
 
 
@@ -254,7 +257,7 @@ def _locked(path: Path) -> IO[str]:
 
 def _empty(path: Path) -> None:
     """Delete what mpo writes, the marker last, so that a killed deletion can be gone on with."""
-    for name in OWN:
+    for name in dict.fromkeys((*(one.name for one in path.glob(FORMATS)), *OWN)):
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -16,6 +16,7 @@ from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.profiles.jobs import Job, thread_counts
 from mpo.profiles.local import LocalTarget
 from mpo.profiles.measure import measure_pair, measure_solo
+from mpo.profiles.modeljobs import asking, model_job
 from mpo.records import SessionOptions
 
 MIB = 2**20
@@ -78,6 +79,28 @@ def test_a_model_that_holds_256_mib_is_measured_within_three_per_cent(tmp_path: 
     assert solo.peak_memory_bytes == pytest.approx(256 * MIB, rel=0.03)
     assert solo.load_memory_bytes < 5 * MIB
     assert ballast[-1] == 1
+
+
+def test_where_the_system_tells_no_peak_it_is_sampled_and_labelled(tmp_path: Path) -> None:
+    """As on systems without /proc: the same 256 MiB, seen by `ps`."""
+    session = SessionOptions(arena=False, mmap_threshold_bytes=131072)
+    inputs = {"shape": np.array([64 * MIB], np.int64)}
+    paths = {"model": hungry(tmp_path / "m.onnx"), "empty": chain(tmp_path / "e.onnx", 1)}
+    found = {}
+    for name, feeds in (("model", inputs), ("empty", ROWS)):
+        job = model_job([paths[name]], [feeds], tmp_path, session, 120.0)
+        found[name] = LOCAL.run(asking(job, job="solo", seconds=0.0, floor=4, sampled=True))
+        assert found[name]["memory_method"] == "rss-sampled"
+    held = found["model"]["peak"] - found["empty"]["peak"]
+    assert held == pytest.approx(256 * MIB, rel=0.05)
+    assert found["model"]["load_peak"] < found["model"]["peak"] - 200 * MIB
+
+
+def test_sampled_memory_is_told_as_such(tmp_path: Path) -> None:
+    answer = {"samples_ms": [1.0], "load_ms": 1, "first_ms": 1, "steady": True}
+    answer |= {"load_peak": 5, "peak": 7, "memory_method": "rss-sampled"}
+    target = Scripted(lambda job: answer)
+    assert measure_solo(target, chain(tmp_path / "m.onnx", 1), ROWS).memory_method == "rss-sampled"
 
 
 def test_solo_figures_hang_together(tmp_path: Path) -> None:

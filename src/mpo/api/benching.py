@@ -31,6 +31,8 @@ def bench(
     inputs: str | Sequence[str] = (),
     batch: int | None = None,
     threads: int = 0,
+    runner: str | None = None,
+    trust: str | Sequence[str] = (),
     seconds: float = 1.0,
     processes: int = 5,
     pairs: int = 40,
@@ -49,6 +51,8 @@ def bench(
         inputs: shapes ("1x3x224x224", "ids=1x16:int"), or one .npz; random by default.
         batch: size of the free first axis.
         threads: of one inference; 0 takes the target's physical cores.
+        runner: that executes both, of `mpo doctor`'s list; the file's suffix decides when None.
+        trust: sha256 of engines that may be loaded: they are native code.
         seconds: of sampling in each process.
         processes: each model alone in so many, at least.
         pairs: at most; 8 to 40.
@@ -80,6 +84,8 @@ def bench(
         inputs=_several(inputs),
         batch=batch,
         threads=threads,
+        runner=runner,
+        trusted=_several(trust),
         effort=Effort(seconds=seconds, processes=processes, pairs=pairs, timeout=timeout),
     )
     return measure(asked, progress)

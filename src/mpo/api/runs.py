@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from mpo.errors import UsageError
+from mpo.errors import InfeasibleError, UsageError
+from mpo.folders import slug
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, asked_for, subject_of
-from mpo.pipeline.dryrun import dry_run
+from mpo.pipeline.dryrun import dry_run, read_original
+from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import is_run, rebuild
 from mpo.pipeline.story import prepare, steady_torch, tell
@@ -164,7 +165,10 @@ def plan_recipe(
     path = output or Path("runs") / slug(recipe.subject)
     with under_way(recipe, path, subject, overwrite=overwrite, progress=progress) as context:
         prepare(context)
-    return dry_run(path, recipe, explain=explain)
+        try:
+            return dry_run(path, recipe, explain=explain)
+        except InfeasibleError as error:
+            raise with_precisions(context, error, read_original(path)) from error
 
 
 def write_report(report: Report, folder: RunFolder) -> None:
@@ -177,13 +181,6 @@ def write_report(report: Report, folder: RunFolder) -> None:
     folder.write("report.json", json.dumps(record, indent=1) + "\n")
     folder.write("report.md", markdown(report))
     folder.write("report.html", html(report))
-
-
-def slug(subject: str) -> str:
-    """A folder name for a subject: the parent for NAME/subject.py, else the name itself."""
-    path = Path(subject.removeprefix("hf:"))
-    stem = path.parent.name if path.stem in ("subject", "model") and path.parent.name else path.stem
-    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
 
 
 def analyze(
@@ -246,4 +243,4 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     Raises:
         UsageError: no finished run there, or its subject is gone.
     """
-    return rebuild(Path(run), subject)
+    return rebuild(Path(run), subject).model

@@ -23,6 +23,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 # The options that are arguments of `mpo.bench`; the others say what becomes of the record.
 ASKED = (
     *("baseline", "fail_on", "strict", "target", "data", "inputs", "batch", "threads"),
+    *("runner", "trust"),
     *("seconds", "processes", "pairs", "timeout"),
 )
 
@@ -54,6 +55,10 @@ ASKED = (
 @click.option(
     "--threads", type=click.IntRange(0), default=0, help="Of one inference (the physical cores)."
 )
+@click.option(
+    "--runner", help="onnx, openvino, tensorrt, ... executes both; the suffix decides by default."
+)
+@click.option("--trust", multiple=True, help="sha256 of an engine that may be loaded.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0.05, 600),

@@ -13,6 +13,7 @@ from mpo.cli.running import run
 from mpo.cli.showing import show_report
 
 STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3, "contract-broken": 4}
+PARTIAL = 7
 
 
 def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,6 +46,11 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--method", type=click.Choice(["mpruner", "mpruner-paper"]), help="mpruner is the default."
 )
 @recovery_options
+@click.option(
+    "--export",
+    multiple=True,
+    help="Formats of the result beside ONNX: openvino, tensorrt-rtx; commas between.",
+)
 def optimize(
     subject: str | None,
     output: Path | None,
@@ -57,7 +63,8 @@ def optimize(
     """Make SUBJECT's model fit the budget; measure and prove it.
 
     SUBJECT is a Python file with model() and data(), package.module:factory, or hf:FOLDER. Running
-    the same command again goes on where it stopped.
+    the same command again goes on where it stopped. Ends with 7 when a format of --export could not
+    be made.
     """
 
     def work() -> int:
@@ -68,6 +75,7 @@ def optimize(
         with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
             report, folder = run_recipe(recipe, output, overwrite=overwrite, progress=bars)
         show_report(report, quiet=quiet, as_json=as_json, folder=folder)
-        return STATUS_CODES[report.status]
+        made = all(one.ok for one in report.formats)
+        return STATUS_CODES[report.status] or (0 if made else PARTIAL)
 
     run(work, verbose=verbose, as_json=as_json)

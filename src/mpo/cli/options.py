@@ -64,6 +64,11 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["normal", "quick"]),
             help="quick measures a fraction of the time, with wider intervals.",
         ),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "fp16", "int8", "int8-dynamic", "auto"]),
+            help="Of the result (fp32); auto: the least harmful one that holds the budgets.",
+        ),
         click.option("--opset", type=int, help="ONNX opset, 18 to 22 (20)."),
         click.option(
             "-o", "--output", type=click.Path(path_type=Path), help="Run folder (runs/SUBJECT)."

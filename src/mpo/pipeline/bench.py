@@ -10,9 +10,10 @@ from typing import Literal
 from mpo import __version__
 from mpo.gate import ALPHA_FAIL, ALPHA_PASS
 from mpo.pipeline.baselines import require_comparable
+from mpo.pipeline.benchfigures import Found, metrics_of
 from mpo.pipeline.benchinputs import SEED, batch_of
 from mpo.pipeline.comparing import overall
-from mpo.pipeline.judging import Found, doubts, judge, metrics_of
+from mpo.pipeline.judging import doubts, judge
 from mpo.pipeline.naming import Asked, Named, asked_together, read_named, require_pairs
 from mpo.pipeline.phases import Measuring, Progress, Subject
 from mpo.profiles.cautions import cautions
@@ -51,7 +52,7 @@ def bench(asked: Asked, progress: Progress) -> Bench:
     named = read_named(asked)
     require_pairs(asked, named)
     with opened(asked.targets) as targets:
-        seen = [_place(asked, target, batch_of(named.feeds)) for target in targets]
+        seen = [_place(asked, named, target) for target in targets]
         places = [place for place, _ in seen]
         if named.stored is not None:
             require_comparable(named.stored, places, named.candidate, PROTOCOL, asked.rules)
@@ -123,18 +124,18 @@ def exit_code(verdict: BenchVerdict, *, strict: bool) -> int:
 
 
 def _place(
-    asked: Asked, target: Target, batch: int
+    asked: Asked, named: Named, target: Target
 ) -> tuple[BenchPlace, tuple[DeviceWarning, ...]]:
     device, conditions = observe(target)
     threads = asked.threads or device.cpu.physical_cores or 1
-    session = SessionOptions(device=target.device, threads=threads)
+    session = SessionOptions(runner=named.runner, device=target.device, threads=threads)
     place = BenchPlace(
         target=target.name,
         fingerprint=fingerprint(device),
         device=device,
         session=session,
         memory_session=session.model_copy(update=LEAN),
-        batch=batch,
+        batch=batch_of(named.feeds),
     )
     return place, cautions(device, conditions)
 

@@ -134,8 +134,8 @@ def judge_exact(rule: Rule, new: float | None, old: float | None) -> BenchCompar
     """
     if new is None or (old is None and rule.needs_baseline):
         raise MpoError(
-            f"{rule.text!r} cannot be judged: {rule.metric} of a graph with free shapes, functions "
-            "or control flow cannot be counted.",
+            f"{rule.text!r} cannot be judged: the file does not tell its {rule.metric} (no engine, "
+            "no graph, or one with free shapes, functions or control flow).",
             hint="Gate another metric: params, nodes, size.",
         )
     value = float(new)

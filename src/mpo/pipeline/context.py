@@ -14,6 +14,7 @@ from torch import nn
 from mpo import __version__
 from mpo.errors import MpoError
 from mpo.exporters.axes import varying_axes
+from mpo.exporters.metadata import facts
 from mpo.optimizer.batches import Batch, limit, primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.harm import Kind
@@ -34,8 +35,10 @@ from mpo.store import RunFolder, sha256
 
 PROOF_SIZES = (2, 3)
 SEEN = 32  # batches a split that tell which axes vary
-# measuring and analysis do not see them
-WISHES = {"budget", "max_drop", "epochs", "candidates", "distil", "contract"}
+# What the original's figures and the analysis do not depend on.
+WISHES = {
+    "budget", "max_drop", "epochs", "candidates", "export", "precision", "distil", "contract"
+}  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
 
@@ -111,6 +114,16 @@ class Context:
             if found != wanted:
                 raise broken(names, f"gives {tuple(found)} in the place of {tuple(wanted)}")
         return model
+
+    def facts(self, plan_sha256: str = "") -> dict[str, Any]:
+        """What exported files keep inside: version, plan, and what the subject tells of itself."""
+        subject = self.subject
+        return facts(
+            __version__,
+            plan_sha256=plan_sha256,
+            labels=subject.labels,
+            preprocessing=subject.preprocessing,
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
     if path.suffix == ".onnx":
         return _of_file(path)
     if is_run(path):
-        return _of_module(rebuild(path), text, "run")
+        return _of_module(rebuild(path).model, text, "run")
     if path.suffix in WEIGHTS:
         if factory is None:
             raise UsageError(

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mpo.errors import UsageError
+from mpo.errors import InfeasibleError, UsageError
 from mpo.optimizer.planner import Infeasible
 from mpo.pipeline.analysis import nothing_removable
+from mpo.pipeline.bases import PRECISIONS, holding_alone, read_bases
 from mpo.pipeline.budgets import all_hold, limits
+from mpo.pipeline.combining import Posed, left_out, plan_alone, united
 from mpo.pipeline.infeasible import infeasible
 from mpo.pipeline.measuring import FIGURES, Measured
 from mpo.pipeline.planning import start
 from mpo.pipeline.problem import Problem
 from mpo.pipeline.saved import read
-from mpo.pipeline.table import TABLES, read_tables
+from mpo.pipeline.table import read_tables, stage_of
 from mpo.profiles.device import describe, fingerprint
 from mpo.profiles.table import require_fresh
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe
-from mpo.records import Analysis, Budget, CostTable, Plan, PlanCandidate
+from mpo.records import Analysis, Budget, CostTable, Plan, PlanCandidate, Precision
 from mpo.store import read_manifest
 
 ORIGINAL, ANALYSIS, SESSION = "original", "analysis", "session"
@@ -42,20 +44,93 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
     budgets = recipe.budgets()
     if not budgets:
         raise UsageError("No budget is given.", hint="Add --budget 50MB (or 12ms, 50%).")
-    original = read(Measured, finished(run, ORIGINAL) / FIGURES)
-    targets = recipe.target
-    if all_hold(budgets, original.costs(), targets):
+    original = read_original(run)
+    free = recipe.precision in ("fp32", "auto")
+    if free and all_hold(budgets, original.costs(), recipe.target):
         return nothing_to_do(recipe)
     same_options(run, budgets)
     analysis = read(Analysis, finished(run, ANALYSIS) / "analysis.json")
-    if not analysis.harms:
-        raise nothing_removable(analysis.blocks)
-    tables = read_tables(finished(run, TABLES))
+    if recipe.precision == "fp32":
+        if not analysis.harms:
+            raise nothing_removable(analysis.blocks)
+        problem = problem_of(run, recipe, analysis, original, "fp32")
+        return predicted_plan(recipe, problem, original, explain=explain)
+    choice = saved_choice(run, recipe, analysis, original)
+    plans: dict[Precision, Plan] = {
+        p: plan_alone(recipe, choice.bases[p], recipe.subject) for p in choice.alone[:1]
+    }
+    refused: dict[Precision, InfeasibleError] = {}
+    for precision, problem in choice.problems.items():
+        own = choice.bases[precision].harm if precision in choice.bases else 0.0
+        try:
+            plans[precision] = predicted_plan(recipe, problem, original, own, explain=explain)
+        except InfeasibleError as error:
+            refused[precision] = error
+    return united(choice, plans, refused, PROPOSALS)
+
+
+def read_original(run: Path) -> Measured:
+    """The original's figures in a run folder."""
+    return read(Measured, finished(run, ORIGINAL) / FIGURES)
+
+
+def problem_of(
+    run: Path, recipe: Recipe, analysis: Analysis, original: Measured, precision: Precision
+) -> Problem:
+    """The problem of a precision from its saved tables."""
+    tables = read_tables(finished(run, stage_of(precision)))
     of_one_piece(run, analysis, tables)
     still_true(tables)
-    bounds = limits(budgets, original.costs(), targets)
-    problem = Problem(analysis, dict(zip(["", *targets[1:]], tables, strict=True)), bounds)
+    bounds = limits(recipe.budgets(), original.costs(), recipe.target)
+    labels = ["", *recipe.target[1:]]
+    problem = Problem(analysis, dict(zip(labels, tables, strict=True)), bounds, precision)
     knows_all(run, problem)
+    return problem
+
+
+def saved_choice(run: Path, recipe: Recipe, analysis: Analysis, original: Measured) -> Posed:
+    """What a run folder holds of each precision. A table that was not made was not worth it for
+    the budgets of then; the reason is told."""
+    found = read_bases(finished(run, PRECISIONS))
+    alone = tuple(holding_alone(found, recipe.budgets(), original, recipe.target))
+    keys = limits(recipe.budgets(), original.costs(), recipe.target)
+    passed = left_out(recipe, found, alone, original, keys, analysis)
+    problems: dict[Precision, Problem] = {}
+    for precision in ("fp32", *found) if recipe.precision == "auto" else tuple(found):
+        if precision in passed or precision in alone:
+            continue
+        if read_manifest(run / "stages" / stage_of(precision)) is None:
+            passed[precision] = "The folder holds no cost table of it."
+            continue
+        problems[precision] = problem_of(run, recipe, analysis, original, precision)
+    if not alone and not analysis.harms:
+        raise nothing_removable(analysis.blocks)
+    if not alone and not problems:
+        raise nothing_to_go_by(run, passed)
+    return Posed(found, alone, problems, passed)
+
+
+def nothing_to_go_by(run: Path, passed: Mapping[Precision, str]) -> UsageError:
+    """The error for a folder whose tables say nothing of these budgets."""
+    reasons = " ".join(f"{precision}: {reason}" for precision, reason in passed.items())
+    return UsageError(
+        f"{run} holds no cost table for these budgets. {reasons}",
+        hint="Make them: mpo plan SUBJECT --budget ... -o ANOTHER_FOLDER.",
+    )
+
+
+def predicted_plan(
+    recipe: Recipe, problem: Problem, original: Measured, own: float = 0.0, *, explain: bool
+) -> Plan:
+    """The best plan by a precision's tables.
+
+    Args:
+        own: harm of the precision alone; it is added to that of the removals.
+
+    Raises:
+        InfeasibleError: none is predicted to hold the budgets.
+    """
+    budgets = recipe.budgets()
     found = start(problem, (problem.safe_targets(), problem.bounds), PROPOSALS)
     if isinstance(found, Infeasible):
         raise infeasible(found, problem, "is predicted not to be met")
@@ -65,10 +140,16 @@ def dry_run(run: Path, recipe: Recipe, *, explain: bool = False) -> Plan:
         subject=recipe.subject,
         seed=recipe.seed,
         removed=best.removed,
-        harm=best.harm,
+        harm=best.harm + own,
+        precision=problem.precision,
         budgets=problem.planned(budgets, best.removed, original.costs()),
         alternatives=tuple(
-            PlanCandidate(removed=one.removed, harm=one.harm, costs=one.costs)
+            PlanCandidate(
+                removed=one.removed,
+                harm=one.harm + own,
+                costs=one.costs,
+                precision=problem.precision,
+            )
             for one in found.solutions
         ),
         fronts=problem.fronts(best.removed),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from mpo.gate import bootstrap_interval, minimum_detectable, percentile, ratio_interval
+from mpo.gate import minimum_detectable, ratio_interval
+from mpo.pipeline.benchfigures import EXACT, Found, figure, is_share
 from mpo.pipeline.comparing import (
-    LATENCY_FIELDS,
-    MEMORY_FIELDS,
     figures,
     judge_exact,
     judge_noisy,
@@ -20,42 +18,13 @@ from mpo.pipeline.comparing import (
 )
 from mpo.records import (
     BenchComparison,
-    BenchMetric,
     BenchRuns,
-    BenchSubject,
     DeviceWarning,
-    Quality,
     Which,
 )
-from mpo.rules import MEASURES, Rule
+from mpo.rules import Rule
 
-P99_SAMPLES = 662  # MEASURING.md 1.1: fewer say nothing about one call in a hundred
-INTERVAL_PROCESSES = 3
-EXACT = ("size", "params", "nodes", "macs")
 MODELS: tuple[Which, ...] = ("candidate", "baseline")
-UNITS = {"ms": "ms", "bytes": "B", "count": "count", "share": "share"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """All that was measured.
-
-    Attributes:
-        baseline: measured beside, or as it was stored.
-        runs: raw figures of each target.
-        stored: those of a stored baseline by target; empty when none is used.
-        quality: of each model, when there is data.
-        batch: examples of one inference.
-        looks: after how many pairs a verdict is sought.
-    """
-
-    candidate: BenchSubject
-    baseline: BenchSubject | None
-    runs: tuple[BenchRuns, ...]
-    stored: Mapping[str, BenchRuns]
-    quality: Mapping[Which, Quality]
-    batch: int
-    looks: tuple[int, ...]
 
 
 def judge(found: Found, rules: Sequence[Rule]) -> tuple[BenchComparison, ...]:
@@ -86,11 +55,6 @@ def _judged(rule: Rule, found: Found, shared: int) -> Iterator[BenchComparison]:
                 yield judge_noisy(rule, runs, found.looks, shared)
 
 
-def figure(subject: BenchSubject, metric: str) -> float | None:
-    """An exact figure of a model by its metric's name."""
-    return getattr(subject, "bytes" if metric == "size" else metric)  # type: ignore[no-any-return]
-
-
 def _plain(found: Found) -> Iterator[BenchComparison]:
     """The baseline beside the candidate, nothing gated: 95 % intervals."""
     if found.baseline is None:
@@ -106,17 +70,13 @@ def _plain(found: Found) -> Iterator[BenchComparison]:
             yield _not_gated(judge_exact(rule, *values))
     if len(found.quality) == 2:
         new, old = found.quality["candidate"], found.quality["baseline"]
-        kind = "points" if _share(new) and _share(old) else "relative"
+        kind = "points" if is_share(new) and is_share(old) else "relative"
         rule = Rule("", "accuracy", kind, new.lower_is_better, 0.0)  # type: ignore[arg-type]
         yield _not_gated(judge_quality(rule, new, old))
 
 
 def _not_gated(one: BenchComparison) -> BenchComparison:
     return one.model_copy(update={"verdict": "not-gated", "limit": None, "rule": ""})
-
-
-def _share(quality: Quality) -> bool:
-    return 0.0 <= quality.ci95[0] <= quality.ci95[1] <= 1.0
 
 
 def _ratio(metric: str, runs: BenchRuns) -> BenchComparison:
@@ -139,93 +99,6 @@ def _ratio(metric: str, runs: BenchRuns) -> BenchComparison:
         mde=100 * (minimum_detectable(spread, len(logs)) - 1),
         pairing="in-process" if in_process else "process",
         verdict="not-gated",
-    )
-
-
-def metrics_of(found: Found) -> tuple[BenchMetric, ...]:
-    """Every figure of every model."""
-    subjects = [one for one in (found.candidate, found.baseline) if one is not None]
-    rows: list[BenchMetric] = []
-    for runs in found.runs:
-        rows += _measured("candidate", runs, found.batch)
-        rows += _measured("baseline", runs, found.batch) if runs.alone.get("baseline") else []
-    for subject in subjects:
-        rows += [_exact(subject, metric) for metric in EXACT]
-    for which, quality in found.quality.items():
-        rows.append(
-            BenchMetric(
-                name="accuracy",
-                unit="share" if _share(quality) else "",
-                subject=which,
-                value=quality.value,
-                ci95=quality.ci95,
-                n_samples=quality.samples,
-                method=quality.metric,
-                deterministic=True,
-            )
-        )
-    return tuple(rows)
-
-
-def _exact(subject: BenchSubject, metric: str) -> BenchMetric:
-    value = figure(subject, metric)
-    return BenchMetric(
-        name=metric,
-        unit=UNITS[MEASURES[metric].dimension],
-        subject=subject.id,
-        value=value,
-        reason="" if value is not None else "a shape is unknown, or control flow hides it",
-        deterministic=True,
-    )
-
-
-def _measured(which: Which, runs: BenchRuns, batch: int) -> Iterator[BenchMetric]:
-    calls = sum(one.samples for one in runs.alone[which])
-    for name in (*LATENCY_FIELDS, *MEMORY_FIELDS):
-        values, memory = figures(name, which, runs), name in MEMORY_FIELDS
-        once = memory or name in ("latency.load", "latency.first")
-        yield BenchMetric(
-            name="latency.p10" if name == "latency" else name,
-            unit="B" if memory else "ms",
-            subject=which,
-            target=runs.target,
-            value=statistics.median(values),
-            ci95=_interval(values),
-            n_processes=len(values),
-            n_samples=len(values) if once else calls,
-            method="vmhwm of a lean process, above the empty runtime" if memory else "alone",
-        )
-    kept = runs.samples_ms.get(which, ())
-    enough = len(kept) >= P99_SAMPLES
-    yield BenchMetric(
-        name="latency.p99",
-        unit="ms",
-        subject=which,
-        target=runs.target,
-        value=percentile(kept, 0.99) if enough else None,
-        reason="" if enough else f"{len(kept)} calls are too few; {P99_SAMPLES} are needed",
-        n_processes=len(runs.alone[which]),
-        n_samples=len(kept),
-        method="alone",
-    )
-    yield BenchMetric(
-        name="throughput",
-        unit="1/s",
-        subject=which,
-        target=runs.target,
-        value=1000 * batch / statistics.median(one.p50_ms for one in runs.alone[which]),
-        n_processes=len(runs.alone[which]),
-        n_samples=calls,
-        method="batch / p50",
-    )
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % of the median, by bootstrap over processes."""
-    if len(values) < INTERVAL_PROCESSES:
-        return None
-    return bootstrap_interval(
-        len(values), lambda rows: statistics.median(values[place] for place in rows)
     )
 
 

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from mpo.errors import MpoError
-from mpo.exporters.onnx import OnnxExport, export_onnx
-from mpo.exporters.parity import check_parity
+from mpo.exporters.onnx import OnnxExport
+from mpo.exporters.parity import EXACT, ROUNDED, check_parity
 from mpo.optimizer.batches import primary
 from mpo.optimizer.costs import count_macs, count_params
 from mpo.optimizer.quality import evaluate, predictor
 from mpo.pipeline.budgets import Costs, by_key, by_target, measured_keys, metric_of
 from mpo.pipeline.context import Context
-from mpo.pipeline.inputs import deployed, example, feeds, parity_calls
+from mpo.pipeline.inputs import deployed, feeds, parity_calls
+from mpo.pipeline.precision import Floor
+from mpo.pipeline.shipping import file_predictor, ship
 from mpo.profiles.measure import Solo, measure_beside
-from mpo.records import Latency, ModelFigures, OnTarget, Parity, Quality, Record
+from mpo.records import (
+    Conversion,
+    Latency,
+    ModelFigures,
+    OnTarget,
+    Parity,
+    Precision,
+    Quality,
+    Record,
+)
 
 ORIGINAL = "original.onnx"  # in the run's folder
 FIGURES = "figures.json"
@@ -30,7 +42,8 @@ UNSETTLED = "Latency did not settle within the warm-up: the machine is busy; rea
 
 class Measured(Record):
     """What a stage keeps of one model; `others` are its figures on further targets, `originals`
-    the original's on all of them, as it was measured in turn with this model."""
+    the original's on all of them, as it was measured in turn with this model. In another precision
+    than fp32, which `conversion` then tells of, quality is that of the file itself."""
 
     figures: ModelFigures
     others: tuple[OnTarget, ...]
@@ -40,6 +53,7 @@ class Measured(Record):
     opset: int
     sha256: str
     warnings: tuple[str, ...]
+    conversion: Conversion | None = None
 
     def costs(self) -> Costs:
         """Every figure that a budget may bound, by its key."""
@@ -63,6 +77,7 @@ class Deployed:
     export: OnnxExport
     solos: tuple[Solo, ...]
     originals: tuple[Solo, ...] = ()
+    conversion: Conversion | None = None
 
 
 def deploy(
@@ -72,22 +87,21 @@ def deploy(
     original: Path | None = None,
     *,
     timed: bool = True,
+    metadata: Mapping[str, Any] | None = None,
+    precision: Precision = "fp32",
+    floor: Floor | None = None,
 ) -> Deployed:
-    """Export the model to `path` and measure it on every target, one after the other.
+    """Export the model to `path` in a precision and measure it on every target, one after the
+    other.
 
     Args:
         original: a file whose processes take turns with the model's, since a machine that is
             busier now than it was then would make a relative budget meaningless.
         timed: whether latency is measured too, and not memory and size only.
+        floor: quality that int8 must reach, with some layers in float32 if need be.
+        metadata: facts to keep inside the file.
     """
-    export = export_onnx(
-        model,
-        *example(context),
-        path,
-        opset=context.recipe.opset,
-        varying=context.varying,
-        external_data=context.external_weights,
-    )
+    made = ship(context, model, path, precision, floor=floor, metadata=metadata)
     files = [path] if original is None else [path, original]
     models = [(file, feeds(file, deployed(context))) for file in files]
     seconds = context.measuring.solo if timed else 0.0
@@ -96,16 +110,27 @@ def deploy(
         for place in context.places
     ]
     originals = tuple(solos[1] for solos in found) if original else ()
-    return Deployed(export, tuple(solos[0] for solos in found), originals)
+    return Deployed(made.export, tuple(solos[0] for solos in found), originals, made.conversion)
 
 
 def measure_model(
-    context: Context, model: nn.Module, path: Path, what: str, beside: Path | None = None
+    context: Context,
+    model: nn.Module,
+    path: Path,
+    what: str,
+    beside: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    precision: Precision = "fp32",
+    floor: Floor | None = None,
 ) -> Measured:
     """Export, latency, memory, parity, and quality on validation and test.
 
     Args:
         beside: the original's file, to be measured in turn with this model's.
+        metadata: facts to keep inside the file.
+        precision: of the file. In another one than fp32 the file is judged, not the torch model.
+        floor: as `deploy` takes it.
     """
     steps = ("export and measure", "parity", "validation", "test", "done")
 
@@ -113,14 +138,16 @@ def measure_model(
         context.progress(f"{what}: {steps[step]}", step, len(steps) - 1)
 
     now(0)
-    file = deploy(context, model, path, beside)
+    file = deploy(context, model, path, beside, precision=precision, floor=floor, metadata=metadata)
     now(1)
-    parity = check_parity(model, path, parity_calls(context), primary)
+    allowed = ROUNDED.get(precision, EXACT)
+    parity = check_parity(model, path, parity_calls(context), primary, allowed)
     if not parity.ok:
         raise out_of_parity(what, parity)
     now(2)
     splits = context.splits()
-    original, predict = predictor(context.original), predictor(model)
+    original = predictor(context.original)
+    predict = predictor(model) if precision == "fp32" else file_predictor(context, path)
     validation = evaluate(predict, context.subject, splits.validation, original)
     now(3)
     quality = evaluate(predict, context.subject, splits.test, original)
@@ -134,6 +161,7 @@ def measure_model(
         opset=file.export.opset,
         sha256=file.export.sha256,
         warnings=(*file.export.warnings, *unsettled(context, file)),
+        conversion=file.conversion,
     )
 
 
@@ -200,7 +228,12 @@ def out_of_parity(what: str, parity: Parity) -> MpoError:
 
 
 def quick_figures(
-    context: Context, model: nn.Module, path: Path, original: Measured, wanted: Collection[str]
+    context: Context,
+    model: nn.Module,
+    path: Path,
+    original: Measured,
+    wanted: Collection[str],
+    precision: Precision = "fp32",
 ) -> Costs:
     """Only the figures by key that budgets ask for; nothing is exported when counts do.
 
@@ -211,7 +244,7 @@ def quick_figures(
     if measured_keys(list(wanted)):
         timed = any(metric_of(key).startswith("latency") for key in wanted)
         then = context.folder.path / ORIGINAL if timed else None
-        file = deploy(context, model, path, then, timed=timed)
+        file = deploy(context, model, path, then, timed=timed, precision=precision)
         first, *others = on_targets(context, file.solos)
         found |= {"size_bytes": file.export.bytes, **by_target(first, others)}
         if timed:

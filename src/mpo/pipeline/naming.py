@@ -12,20 +12,14 @@ from mpo.errors import BaselineError, UsageError
 from mpo.exporters.preflight import preflight
 from mpo.gate import ALPHA_FAIL, wilcoxon_critical
 from mpo.pipeline.baselines import model_file, read_bench
-from mpo.pipeline.benchinputs import Feeds, described, fitting, make_feeds
+from mpo.pipeline.benchinputs import Feeds, fitting, make_feeds
 from mpo.pipeline.comparing import sharing
-from mpo.pipeline.graphs import (
-    count_macs,
-    count_nodes,
-    count_params,
-    data_files,
-    read_model,
-    wanted_inputs,
-)
+from mpo.pipeline.formats import RUNNERS, File, describe, read_file, runner_of
 from mpo.pipeline.phases import Effort
-from mpo.records import Bench, BenchSubject, Which
+from mpo.profiles.modeljobs import ONNX
+from mpo.records import Bench, BenchSubject
 from mpo.rules import Rule
-from mpo.store import RECIPE, sha256
+from mpo.store import RECIPE
 
 InputsFrom = Literal["random", "file", "run"]
 
@@ -35,7 +29,7 @@ class Asked:
     """What `mpo bench` is asked.
 
     Attributes:
-        model: an ONNX file or a run folder.
+        model: an ONNX file, a run folder, or a file of another runner.
         baseline: the same, or a record of an earlier bench; None without one.
         rules: that fail it.
         strict: an inconclusive rule fails too.
@@ -43,6 +37,9 @@ class Asked:
         data: a subject whose test split judges quality; None without.
         inputs: shapes, or one .npz.
         batch: size of the free first axis.
+        runner: of the exporters' registry, which executes both models; the file's suffix decides
+            when None.
+        trusted: sha256 of engines that may be loaded.
         threads: of one inference; 0 takes the target's physical cores.
         effort: how much is measured.
     """
@@ -56,6 +53,8 @@ class Asked:
     inputs: tuple[str, ...] = ()
     batch: int | None = None
     threads: int = 0
+    runner: str | None = None
+    trusted: tuple[str, ...] = ()
     effort: Effort = field(default_factory=Effort)
 
 
@@ -63,6 +62,7 @@ class Asked:
 class Named:
     """The models that were named, with their inputs and what is known without measuring."""
 
+    runner: str
     candidate: BenchSubject
     feeds: Feeds
     path: Path
@@ -111,48 +111,60 @@ def read_named(asked: Asked) -> Named:
         )
     if not asked.data and any(rule.source == "quality" for rule in asked.rules):
         raise UsageError("A rule on accuracy needs data.", hint="Name a subject file with --data.")
+    runner = runner_of(model_file(asked.model), asked.runner)
+    _require_onnx_for_data(asked, runner)
     path = _looked_at(asked.model)
-    feeds, source = _feeds(asked, path)
-    candidate = describe_model("candidate", asked.model, path, feeds)
+    file = read_file(path, runner, asked.trusted)
+    feeds, source = _feeds(asked, file)
+    candidate = describe("candidate", asked.model, file, feeds)
     if asked.baseline is None:
-        return Named(candidate, feeds, path, None, {}, None, None, source)
+        return Named(runner, candidate, feeds, path, None, {}, None, None, source)
     if asked.baseline.suffix == ".json":
         stored = read_bench(asked.baseline)
         old = stored.subject("candidate")
         other = old.model_copy(update={"id": "baseline"}) if old else None
-        return Named(candidate, feeds, path, other, {}, None, stored, source)
-    other_path = _looked_at(asked.baseline)
-    other_feeds = _same_feeds(other_path, feeds, candidate)
-    other = describe_model("baseline", asked.baseline, other_path, other_feeds)
-    return Named(candidate, feeds, path, other, other_feeds, other_path, None, source)
+        return Named(runner, candidate, feeds, path, other, {}, None, stored, source)
+    other_file = read_file(_looked_at(asked.baseline), runner, asked.trusted)
+    other_feeds = _same_feeds(other_file, feeds, candidate)
+    other = describe("baseline", asked.baseline, other_file, other_feeds)
+    return Named(runner, candidate, feeds, path, other, other_feeds, other_file.path, None, source)
 
 
 def _looked_at(named: Path) -> Path:
-    """The ONNX file that a path names, once the pre-flight has found it sound. The file of a run
-    folder was loaded when it was made."""
+    """The file that a path names; an ONNX file once the pre-flight has found it sound. The file of
+    a run folder was loaded when it was made; other formats are opened in children only."""
     path = model_file(named)
-    preflight(path, load=not named.is_dir())
+    if path.suffix not in RUNNERS:
+        preflight(path, load=not named.is_dir())
     return path
 
 
-def _feeds(asked: Asked, path: Path) -> tuple[Feeds, InputsFrom]:
+def _require_onnx_for_data(asked: Asked, runner: str) -> None:
+    if asked.data and runner != ONNX:
+        raise UsageError(
+            f"--data judges ONNX files; {asked.model} is run by {runner}.",
+            hint="Judge the ONNX file that it was made from, and bench this one without --data.",
+        )
+
+
+def _feeds(asked: Asked, file: File) -> tuple[Feeds, InputsFrom]:
     """The inputs, and where they come from."""
-    wanted = wanted_inputs(read_model(path))
     if not asked.inputs and (asked.model / RECIPE).is_file():
         from mpo.pipeline.accuracy import run_samples  # torch: only here and for --data
 
-        return fitting(wanted, run_samples(asked.model, path, asked.batch), "The run"), "run"
+        samples = run_samples(asked.model, file.path, asked.batch)
+        return fitting(file.wanted, samples, "The run"), "run"
     kind: InputsFrom = "file" if asked.inputs and asked.inputs[0].endswith(".npz") else "random"
-    return make_feeds(wanted, asked.inputs, asked.batch), kind
+    return make_feeds(file.wanted, asked.inputs, asked.batch), kind
 
 
-def _same_feeds(path: Path, feeds: Feeds, candidate: BenchSubject) -> Feeds:
+def _same_feeds(file: File, feeds: Feeds, candidate: BenchSubject) -> Feeds:
     """The candidate's inputs under the baseline's names, in the files' order.
 
     Raises:
         BaselineError: the baseline does not take them.
     """
-    wanted = wanted_inputs(read_model(path))
+    wanted = file.wanted
     arrays = list(feeds.values())
     try:
         if len(wanted) != len(arrays):
@@ -165,7 +177,8 @@ def _same_feeds(path: Path, feeds: Feeds, candidate: BenchSubject) -> Feeds:
         return fitting(wanted, renamed, "the candidate")
     except UsageError as error:
         raise BaselineError(
-            f"The baseline {path} does not take the inputs of {candidate.path}: {error.message}",
+            f"The baseline {file.path} does not take the inputs of {candidate.path}: "
+            f"{error.message}",
             hint=error.hint or "Compare models of one and the same interface.",
         ) from error
 
@@ -175,25 +188,3 @@ def _as_float(array: NDArray[Any], dtype: str) -> NDArray[Any]:
     the model that it came from."""
     floats = array.dtype.kind == "f" and dtype in ("float16", "float32", "float64")
     return array.astype(dtype) if floats else array
-
-
-def describe_model(which: Which, named: Path, path: Path, feeds: Feeds) -> BenchSubject:
-    """What needs no measuring.
-
-    Raises:
-        UsageError: no such file, or a data file of it is missing.
-        MpoError: no ONNX model.
-    """
-    model = read_model(path)
-    files = (path, *data_files(path, model))
-    inputs = described(feeds)
-    return BenchSubject(
-        id=which,
-        path=str(named),
-        sha256=sha256(path),
-        bytes=sum(file.stat().st_size for file in files),
-        params=count_params(model),
-        nodes=count_nodes(model.graph),
-        macs=count_macs(model, {one.name: one.shape for one in inputs}),
-        inputs=inputs,
-    )

@@ -62,6 +62,7 @@ def thin(context: Context, analysis: Analysis, original: Quality) -> Trained:
         seed=context.recipe.seed,
         removed=result.removed,
         harm=harm,
+        precision="fp32" if context.recipe.precision == "auto" else context.recipe.precision,
         alternatives=(PlanCandidate(removed=result.removed, harm=harm, joint_kl=harm),),
         notes=result.notes,
     )

@@ -11,16 +11,19 @@ from torch import nn
 
 from mpo.errors import MpoError
 from mpo.exporters.onnx import export_onnx
+from mpo.exporters.ranges import Method
 from mpo.exporters.runtime import OnnxModel
 from mpo.optimizer.batches import Batch, take
 from mpo.optimizer.costs import count_macs, count_params
 from mpo.optimizer.isolate import Isolated, isolate
 from mpo.pipeline.inputs import EXPORT_EXAMPLES
+from mpo.pipeline.precision import convert, convertible
 from mpo.profiles.turns import AnchorFile, Unit
-from mpo.records import Block, Metric
+from mpo.records import Block, Metric, Precision
 from mpo.records.costs import EMPTY, FEW, FULL, MIDDLE
 
-FLOAT_BYTES = 4
+BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1}
+FASTEST: tuple[Method, ...] = ("minmax",)  # ranges move no cost
 COUNTED: frozenset[Metric] = frozenset({"params", "macs"})
 Step = Callable[[str, int, int], None]
 
@@ -38,6 +41,8 @@ class Source:
         opset: of the files.
         varying: further free axes of the whole model's inputs.
         external_data: whole models have their weights in a file beside the graph.
+        precision: of all files; a block with nothing that it takes stays as it is.
+        calibration: real inputs of the whole model, for precisions that need some.
     """
 
     model: nn.Module
@@ -48,6 +53,8 @@ class Source:
     opset: int = 20
     varying: Sequence[Collection[int]] = ()
     external_data: bool = False
+    precision: Precision = "fp32"
+    calibration: tuple[Batch, ...] = ()
 
     @property
     def trace(self) -> Batch:
@@ -119,6 +126,7 @@ def _anchor(
         return AnchorFile(name, removed, figures), ()
     path = folder / f"anchor-{name}.onnx"
     trace, run = source.trace, source.run
+    plain = source.precision == "fp32"
     made = export_onnx(
         model,
         trace.args,
@@ -126,9 +134,14 @@ def _anchor(
         path,
         opset=source.opset,
         varying=source.varying,
-        external_data=source.external_data,
+        external_data=source.external_data and plain,
     )
     figures["size_bytes"] = made.bytes
+    if not plain:
+        figures["size_bytes"] = convert(
+            path, path, source.precision, source.calibration,
+            methods=FASTEST, external_data=source.external_data,
+        ).bytes  # fmt: skip
     inputs = OnnxModel(path).feeds(run.args, run.kwargs)
     return AnchorFile(name, removed, figures, path, inputs), made.warnings
 
@@ -162,7 +175,7 @@ def _units(
                 key=own.key or block.name,
                 params=block.params,
                 macs=block.macs,
-                size_bytes=like.size_bytes if like else FLOAT_BYTES * block.params,
+                size_bytes=like.size_bytes if like else BYTES[source.precision] * block.params,
                 calls=own.calls,
                 path=like.path if like else None,
                 inputs=like.inputs if like else None,
@@ -175,11 +188,15 @@ def _units(
 def _exported(source: Source, own: Isolated, traced: Isolated, path: Path) -> Unit:
     """The file of one block; a Unit without a path, with the reason, where there can be none."""
     params = count_params(own.module)
-    bare = Unit(own.name, own.key, params, 0, FLOAT_BYTES * params, reason=traced.reason)
+    bytes_ = BYTES[source.precision] * params
+    bare = Unit(own.name, own.key, params, 0, bytes_, reason=traced.reason)
     if traced.reason:
         return bare
     try:
         made = export_onnx(traced.module, traced.args, traced.kwargs, path, opset=source.opset)
+        if convertible(path, source.precision):
+            seen = Batch(own.args, own.kwargs)  # its time, not its answers, is what is asked
+            convert(path, path, source.precision, [seen], methods=FASTEST)
         inputs = OnnxModel(path).feeds(own.args, own.kwargs)
     except MpoError as error:
         return Unit(own.name, own.key, params, 0, bare.size_bytes, reason=error.message)

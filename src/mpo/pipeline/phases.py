@@ -193,6 +193,7 @@ def _process(solo: Solo) -> BenchProcess:
     return BenchProcess(
         load_ms=solo.load_ms,
         first_ms=solo.first_ms,
+        device_p50_ms=solo.device_ms,
         p10_ms=percentile(solo.samples_ms, 0.1),
         p50_ms=solo.p50_ms,
         p90_ms=solo.p90_ms,
@@ -202,7 +203,11 @@ def _process(solo: Solo) -> BenchProcess:
 
 
 def _memory(solo: Solo) -> BenchMemory:
-    return BenchMemory(load_bytes=solo.load_memory_bytes, peak_bytes=solo.peak_memory_bytes)
+    return BenchMemory(
+        load_bytes=solo.load_memory_bytes,
+        peak_bytes=solo.peak_memory_bytes,
+        method=solo.memory_method,
+    )
 
 
 def _thinned(solos: Sequence[Solo]) -> tuple[float, ...]:

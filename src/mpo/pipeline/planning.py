@@ -19,8 +19,9 @@ from mpo.pipeline.infeasible import infeasible, missed
 from mpo.pipeline.measuring import Measured, quick_figures
 from mpo.pipeline.problem import Problem
 from mpo.pipeline.saved import read, save
+from mpo.pipeline.shipping import file_harm, ship
 from mpo.pipeline.table import cost_tables
-from mpo.records import Analysis, Plan, PlanCandidate
+from mpo.records import Analysis, Plan, PlanCandidate, Precision
 
 SEARCH_WORK = 1e12  # multiply-accumulates that the joint search may spend: a minute on one core
 FEWEST, MOST = 24, 240
@@ -44,13 +45,23 @@ def make_plan(context: Context, analysis: Analysis, original: Measured) -> Plan:
     return read(Plan, folder / "plan.json")
 
 
-def pose(context: Context, analysis: Analysis, original: Measured) -> Problem:
-    """The run's problem, with a cost table of every target."""
+def pose(
+    context: Context,
+    analysis: Analysis,
+    original: Measured,
+    base: Measured | None = None,
+    precision: Precision = "fp32",
+) -> Problem:
+    """The run's problem in a precision, with a cost table of every target.
+
+    Args:
+        base: the original in that precision; None for fp32, where it is the original itself.
+    """
     bounds = limits(context.recipe.budgets(), original.costs(), context.targets)
     metrics = {budget.metric for budget in context.recipe.budgets()}
-    tables = cost_tables(context, analysis, original, metrics)
+    tables = cost_tables(context, analysis, base or original, metrics, precision)
     labels = ["", *context.targets[1:]]
-    return Problem(analysis, dict(zip(labels, tables, strict=True)), bounds)
+    return Problem(analysis, dict(zip(labels, tables, strict=True)), bounds, precision)
 
 
 def find_plan(context: Context, problem: Problem, original: Measured) -> Plan:
@@ -63,6 +74,7 @@ def find_plan(context: Context, problem: Problem, original: Measured) -> Plan:
         seed=context.recipe.seed,
         removed=best.removed,
         harm=harm_of(best),
+        precision=problem.precision,
         alternatives=candidates,
         budgets=settled.planned(context.recipe.budgets(), best.removed, costs),
         fronts=settled.fronts(best.removed),
@@ -113,12 +125,17 @@ def measured(
     context: Context, problem: Problem, original: Measured, candidate: PlanCandidate
 ) -> PlanCandidate:
     """The candidate, built and measured without training, with its figures in the place of
-    predictions."""
+    predictions; in another precision than fp32 so is its harm, as the file answers."""
+    precision, found = problem.precision, dict[str, object]()
     with tempfile.TemporaryDirectory(prefix="mpo-plan-") as folder:
         model = context.without(candidate.removed)
         path = Path(folder) / "candidate.onnx"
-        costs = quick_figures(context, model, path, original, problem.bounds.keys())
-    return candidate.model_copy(update={"costs": costs, "measured": True})
+        costs = quick_figures(context, model, path, original, problem.bounds.keys(), precision)
+        if precision != "fp32":
+            if not path.is_file():  # only counts were asked for
+                ship(context, model, path, precision)
+            found = {"precision": precision, "joint_kl": file_harm(context, path)}
+    return candidate.model_copy(update={"costs": costs, "measured": True, **found})
 
 
 def propose(

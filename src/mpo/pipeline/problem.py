@@ -22,6 +22,7 @@ from mpo.records import (
     Metric,
     PlanCandidate,
     PlannedBudget,
+    Precision,
     Reason,
 )
 
@@ -44,11 +45,13 @@ class Problem:
         analysis: blocks, clusters, harms.
         tables: the cost table of each target, by its name; the first target's is under "".
         bounds: the limit of each bounded key (see pipeline/budgets.py).
+        precision: of the files that the tables were measured on, and of the plan's.
     """
 
     analysis: Analysis
     tables: Mapping[str, CostTable]
     bounds: Costs
+    precision: Precision = "fp32"
 
     @property
     def clusters(self) -> tuple[tuple[str, ...], ...]:

@@ -23,7 +23,9 @@ from mpo.records import (
     Artifact,
     BudgetResult,
     Contract,
+    Exported,
     Plan,
+    Precision,
     Ratio,
     Ratios,
     Record,
@@ -113,6 +115,7 @@ class Outcome:
     plan: Plan | None = None
     recovery: Recovery | None = None
     contract: Contract | None = None
+    formats: tuple[Exported, ...] = ()
 
 
 def make_report(context: Context, outcome: Outcome) -> Report:
@@ -127,6 +130,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         if status == "met" and outcome.contract and outcome.contract.verdict == "broken":
             status = "contract-broken"
     plan = outcome.plan or empty_plan(context)
+    told = warnings(context, original, optimized, plan, latency[0])
     return Report(
         tool={"name": "mpo", "version": __version__},
         subject=context.subject.name,
@@ -143,15 +147,27 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=artifacts(context.folder.path),
+        artifacts=artifacts(context.folder.path, precision_of(optimized), outcome.formats),
+        formats=outcome.formats,
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
         contract=outcome.contract,
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
+        conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=warnings(context, original, optimized, plan, latency[0]),
+        warnings=(*told, *format_notes(outcome.formats)),
+    )
+
+
+def format_notes(formats: Sequence[Exported]) -> tuple[str, ...]:
+    """What could not be made, or was made and not run, one sentence each."""
+    failed = [one for one in formats if not one.ok]
+    unseen = [one for one in formats if one.ok and not one.ran]
+    return (
+        *(f"{one.format} was not made: {one.reason}. {one.hint}".rstrip() for one in failed),
+        *(f"{one.format} was built and not run: {one.ran_reason}." for one in unseen),
     )
 
 
@@ -172,8 +188,16 @@ def empty_plan(context: Context) -> Plan:
     return Plan(method=recipe.method, subject=name, seed=recipe.seed, removed=(), harm=0.0)
 
 
-def artifacts(folder: Path) -> tuple[Artifact, ...]:
-    """The files of a run that are handed on."""
+def precision_of(made: Measured) -> Precision:
+    """The precision of a measured file."""
+    return made.conversion.precision if made.conversion else "fp32"
+
+
+def artifacts(
+    folder: Path, precision: Precision = "fp32", formats: Sequence[Exported] = ()
+) -> tuple[Artifact, ...]:
+    """The files of a run that are handed on; `precision` is the result's; those of further formats
+    come last."""
     known = (
         (OPTIMIZED, "onnx"),
         (f"{OPTIMIZED}.data", "onnx-data"),
@@ -181,17 +205,18 @@ def artifacts(folder: Path) -> tuple[Artifact, ...]:
         (f"{ORIGINAL}.data", "onnx-data"),
         ("model.safetensors", "safetensors"),
     )
-    return tuple(
+    own = tuple(
         Artifact(
             path=name,
             format=kind,
-            precision="fp32",
+            precision=precision if name.startswith(OPTIMIZED) else "fp32",
             bytes=(folder / name).stat().st_size,
             sha256=sha256(folder / name),
         )
         for name, kind in known
         if (folder / name).is_file()
     )
+    return (*own, *(file for one in formats for file in one.files))
 
 
 def warnings(

@@ -13,12 +13,15 @@ from mpo.optimizer.artifact import load_pruned, save_model
 from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import drop, evaluate, predictor
 from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
+from mpo.pipeline.aims import harm_of
 from mpo.pipeline.context import Context
 from mpo.pipeline.guard import guard_of, noted
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.saved import read, save
+from mpo.pipeline.shipping import shipped_quality
 from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Recovery
 
+UNTOUCHED = "nothing was removed, so nothing was trained"
 SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
 Trained = tuple[nn.Module, Plan, Recovery]
@@ -53,32 +56,31 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
     contract that the recipe asks for.
     """
     guard = guard_of(context)
-    rate = first_rate(context, plan.alternatives[0])
+    rate = first_rate(context, plan.alternatives)
     ranked = shortlist(context, plan.alternatives, original, rate)
     seed = context.recipe.seed
     best: tuple[nn.Module, PlanCandidate, Recovery] | None = None
     broken = False
     for candidate in ranked:
-        model, story = train(
-            context, candidate, original, Schedule(rate, context.recipe.epochs, seed)
-        )
-        found = candidate.model_copy(update={"recovered_quality": story.after})
+        schedule = Schedule(rate, context.recipe.epochs, seed)
+        model, found, story = tried(context, candidate, original, schedule)
         verdict = guard(model)
-        rank = (verdict == "broken", _lost(original, story))
-        if best is None or rank < (broken, _lost(original, best[2])):
+        rank = (verdict == "broken", _lost(original, found))
+        if best is None or rank < (broken, _lost(original, best[1])):
             best, broken = (model, found, noted(story, verdict)), verdict == "broken"
-        if not broken and _lost(original, best[2]) <= context.recipe.allowed_drop():
+        if not broken and _lost(original, best[1]) <= context.recipe.allowed_drop():
             break
     if best is None:
         raise ValueError("a plan without candidates")
     model, chosen, story = best
-    others = tuple(chosen if one.removed == chosen.removed else one for one in ranked)
-    harm = chosen.joint_kl if chosen.joint_kl is not None else chosen.harm
+    others = tuple(chosen if same(one, chosen) else one for one in ranked)
+    harm = harm_of(chosen)
     final = plan.model_copy(
         update={
             "removed": chosen.removed,
             "harm": harm,
             "alternatives": others,
+            "precision": chosen.precision,
             **told_anew(plan, chosen),
         }
     )
@@ -88,7 +90,7 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
 def told_anew(plan: Plan, chosen: PlanCandidate) -> dict[str, Any]:
     """What a plan says of itself, once another candidate than its first proved better: the reasons
     were given for that one, and the chosen point on each front was its."""
-    if set(chosen.removed) == set(plan.removed):
+    if set(chosen.removed) == set(plan.removed) and chosen.precision == plan.precision:
         return {}
 
     def moved(front: Front) -> Front:
@@ -101,7 +103,7 @@ def told_anew(plan: Plan, chosen: PlanCandidate) -> dict[str, Any]:
 
     note = (
         f"Of plans that hold the budgets, the one chosen recovered best on validation; predicted "
-        f"harm alone would have taken {', '.join(plan.removed)}."
+        f"harm alone would have taken {', '.join(plan.removed) or 'nothing'} in {plan.precision}."
     )
     fronts = tuple(moved(front) for front in plan.fronts)
     return {"reasons": (), "fronts": fronts, "notes": (*plan.notes, note)}
@@ -113,20 +115,35 @@ def shortlist(
     """The plans by their quality after a short training, the best first."""
     if len(candidates) == 1 or context.recipe.epochs == 0:
         return list(candidates)
-    tried = []
-    for candidate in candidates:
-        short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS)
-        _, story = train(context, candidate, original, short)
-        tried.append(candidate.model_copy(update={"recovered_quality": story.after}))
+    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS)
+    found = [tried(context, candidate, original, short)[1] for candidate in candidates]
     sign = -1.0 if original.lower_is_better else 1.0
-    return sorted(tried, key=lambda one: -sign * (one.recovered_quality or 0.0))
+    return sorted(found, key=lambda one: -sign * (one.recovered_quality or 0.0))
 
 
-def first_rate(context: Context, candidate: PlanCandidate) -> float | None:
-    """The learning rate, chosen once on the first plan; None when nothing is trained."""
-    if context.recipe.epochs == 0:
+def tried(
+    context: Context, candidate: PlanCandidate, original: Quality, schedule: Schedule
+) -> tuple[nn.Module, PlanCandidate, Recovery]:
+    """A plan's model after training, and the plan with the quality of what would be shipped."""
+    model, story = train(context, candidate, original, schedule)
+    quality = story.after
+    if candidate.precision != "fp32":
+        quality = shipped_quality(context, model, candidate.precision).value
+    return model, candidate.model_copy(update={"recovered_quality": quality}), story
+
+
+def same(one: PlanCandidate, other: PlanCandidate) -> bool:
+    """Whether two candidates are one plan: blocks and precision."""
+    return (one.removed, one.precision) == (other.removed, other.precision)
+
+
+def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float | None:
+    """The learning rate, chosen once on the first plan that removes something; None when nothing
+    is trained."""
+    removed = next((one.removed for one in candidates if one.removed), ())
+    if context.recipe.epochs == 0 or not removed:
         return None
-    model = context.without(candidate.removed)
+    model = context.without(removed)
     objective = objective_of(context)
     splits = context.splits()
     return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
@@ -138,7 +155,14 @@ def train(
     original: Quality,
     schedule: Schedule,
 ) -> tuple[nn.Module, Recovery]:
-    """Build a plan's model and fine-tune it by distillation from the original."""
+    """Build a plan's model and fine-tune it by distillation from the original; where nothing is
+    removed there is nothing to recover."""
+    if not candidate.removed:
+        value = original.value
+        story = Recovery(
+            epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
+        )
+        return copy.deepcopy(context.original), story
     model = context.without(candidate.removed)
     objective = objective_of(context)
     train_split = context.splits().train
@@ -165,5 +189,5 @@ def judge_on(context: Context) -> Judge:
     return judge
 
 
-def _lost(original: Quality, story: Recovery) -> float:
-    return drop(original, original.model_copy(update={"value": story.after}))
+def _lost(original: Quality, candidate: PlanCandidate) -> float:
+    return drop(original, original.model_copy(update={"value": candidate.recovered_quality}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -15,8 +15,12 @@ from mpo.errors import InfeasibleError, UsageError
 from mpo.exporters.external import write_external
 from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import all_hold
+from mpo.pipeline.combining import combined_plan, posed
 from mpo.pipeline.context import Context
+from mpo.pipeline.exportstage import export_formats, wanted_formats
+from mpo.pipeline.finishing import finish
 from mpo.pipeline.guard import check_terms, stage_contract
+from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
 from mpo.pipeline.planning import make_plan
@@ -27,19 +31,21 @@ from mpo.pipeline.proof import (
     make_report,
     pair_ratios,
 )
+from mpo.pipeline.rebuilt import plan_digest
 from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.pipeline.sessions import with_sessions
+from mpo.pipeline.shipping import require_data
 from mpo.pipeline.table import cost_tables
 from mpo.profiles.device import physical_cores
-from mpo.records import Analysis, Report
+from mpo.records import Analysis, Plan, Report
 
 
 def tell(context: Context) -> Report:
     """Run every stage that the folder does not hold yet and return the report.
 
     Raises:
-        UsageError: no budget for a method that needs one, or a broken subject.
+        UsageError: no budget for a method that needs one, a broken subject, int8 without data.
         InfeasibleError: no plan holds the budgets; the closest one is kept as plan.json.
         MpoError: an exported file is not in parity with its model.
     """
@@ -49,22 +55,25 @@ def tell(context: Context) -> Report:
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
     check_terms(context)
+    wanted_formats(context)
+    result = context.folder.path / OPTIMIZED
     with steady_torch():
+        require_data(context, context.recipe.precision)
         _ = context.outputs
         context = with_sessions(context)
-        original = stage_model(context, context.original, "original", ORIGINAL)
+        original = stage_original(context)
         if already_met(context, original):
             hand_out_original(context)
-            return make_report(context, Outcome(original, original))
+            formats = export_formats(context, result)
+            return make_report(context, Outcome(original, original, formats=formats))
         analysis = analyze(context)
-        if not analysis.harms:
-            raise nothing_removable(analysis.blocks)
         model, plan, recovery = decide(context, analysis, original)
         folder = context.folder.path
-        optimized = stage_model(context, model, "optimized", OPTIMIZED, folder / ORIGINAL)
-        ratios = pair_ratios(context, folder / ORIGINAL, folder / OPTIMIZED)
+        optimized = stage_result(context, model, original, plan)
+        ratios = pair_ratios(context, folder / ORIGINAL, result)
         contract = stage_contract(context, model)
-    outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract)
+        formats = export_formats(context, result, plan.precision)
+    outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract, formats)
     return make_report(context, outcome)
 
 
@@ -77,14 +86,17 @@ def prepare(context: Context) -> None:
         InfeasibleError: no block can go.
     """
     with steady_torch():
+        require_data(context, context.recipe.precision)
         _ = context.outputs
         context = with_sessions(context)
-        original = stage_model(context, context.original, "original", ORIGINAL)
+        original = stage_original(context)
         if already_met(context, original):
             return
         analysis = analyze(context)
-        if not analysis.harms:
-            raise nothing_removable(analysis.blocks)
+        if context.recipe.precision != "fp32":
+            posed(context, analysis, original)
+            return
+        require_blocks(analysis)
         metrics = {budget.metric for budget in context.recipe.budgets()}
         cost_tables(context, analysis, original, metrics)
 
@@ -102,7 +114,10 @@ def hand_out_original(context: Context) -> None:
 
 
 def already_met(context: Context, original: Measured) -> bool:
-    """True when there are budgets and the original holds all of them."""
+    """True when there are budgets and the original holds all of them, as it is or in any
+    precision; one that is asked for by name is made all the same."""
+    if context.recipe.precision not in ("fp32", "auto"):
+        return False
     return all_hold(context.recipe.budgets(), original.costs(), context.targets)
 
 
@@ -126,28 +141,61 @@ def steady_torch() -> Iterator[None]:
 def decide(context: Context, analysis: Analysis, original: Measured) -> Trained:
     """The pruned and trained model by the recipe's method."""
     if context.recipe.method == "mpruner-paper":
+        require_blocks(analysis)
         return paper_run(context, analysis, original)
     try:
-        plan = make_plan(context, analysis, original)
+        plan = planned(context, analysis, original)
     except InfeasibleError as error:
         closest = {"removed": error.removed, "notes": (error.message,)}
         plan = empty_plan(context).model_copy(update=closest)
         context.folder.write("plan.json", as_text(plan))
-        raise
+        raise with_precisions(context, error, original) from error
     return recovered(context, plan, original)
 
 
-def stage_model(
-    context: Context, model: nn.Module, name: str, file: str, beside: Path | None = None
+def planned(context: Context, analysis: Analysis, original: Measured) -> Plan:
+    """The plan, in the precision that is asked for or in the best one."""
+    if context.recipe.precision != "fp32":
+        return combined_plan(context, posed(context, analysis, original), original)
+    require_blocks(analysis)
+    return make_plan(context, analysis, original)
+
+
+def require_blocks(analysis: Analysis) -> None:
+    """Refuse a model without a single removable block.
+
+    Raises:
+        InfeasibleError: as said.
+    """
+    if not analysis.harms:
+        raise nothing_removable(analysis.blocks)
+
+
+def stage_original(context: Context) -> Measured:
+    """The original exported in fp32 and measured, made once; it owes wishes nothing."""
+
+    def make(folder: Path) -> Measured:
+        path = folder / ORIGINAL
+        return measure_model(context, context.original, path, "original", None, context.facts())
+
+    return _staged(context, "original", context.base_key, ORIGINAL, make)
+
+
+def stage_result(context: Context, model: nn.Module, original: Measured, plan: Plan) -> Measured:
+    """The result exported in the plan's precision and measured, made once."""
+
+    def make(folder: Path) -> Measured:
+        metadata = context.facts(plan_digest(plan))
+        return finish(context, model, folder, original, plan.precision, metadata)
+
+    return _staged(context, "optimized", context.key, OPTIMIZED, make)
+
+
+def _staged(
+    context: Context, name: str, key: object, file: str, measure: Callable[[Path], Measured]
 ) -> Measured:
-    """One model exported and measured, made once; its ONNX file stands at the run's top."""
-
-    def make(folder: Path) -> None:
-        found = measure_model(context, model, folder / file, name, beside)
-        save(found, folder / FIGURES)
-
-    key = context.base_key if beside is None else context.key  # the original owes wishes nothing
-    folder = context.folder.stage(name, key, make)
+    """One stage of a file and its figures; the file stands at the run's top too."""
+    folder = context.folder.stage(name, key, lambda new: save(measure(new), new / FIGURES))
     for made in sorted(folder.glob(f"{file}*")):  # the graph, and its weights when they lie beside
         context.folder.place(made, made.name)
     return read(Measured, folder / FIGURES)

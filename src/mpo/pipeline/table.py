@@ -8,33 +8,40 @@ from pathlib import Path
 from typing import get_args
 
 from mpo import __version__
+from mpo.optimizer.batches import limit
 from mpo.optimizer.isolate import Isolated, isolate
 from mpo.pipeline.budgets import COUNTED, key_of
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.parts import Parts, Source, take_apart
 from mpo.pipeline.places import Place
+from mpo.pipeline.precision import CALIBRATED
 from mpo.pipeline.saved import read, save
 from mpo.profiles.calibration import refit
 from mpo.profiles.table import measure_table
 from mpo.profiles.turns import AnchorFile
-from mpo.records import Analysis, CostTable, Metric, PlanCandidate
+from mpo.records import Analysis, CostTable, Metric, PlanCandidate, Precision
 from mpo.records.costs import FULL
 
-TABLES = "costs"  # the stage
+TABLES = "costs"  # the stage; of another precision than fp32 "costs-int8"
 ALL: tuple[Metric, ...] = get_args(Metric)
 
 
 def cost_tables(
-    context: Context, analysis: Analysis, original: Measured, metrics: Collection[Metric]
+    context: Context,
+    analysis: Analysis,
+    original: Measured,
+    metrics: Collection[Metric],
+    precision: Precision = "fp32",
 ) -> tuple[CostTable, ...]:
     """A table for every target, kept while blocks, original, sessions and devices are the same.
 
     Args:
+        original: in this precision.
         metrics: what the tables must know. Parameters and multiply-accumulates need no measurement;
             for any other, all are measured, so that another budget finds them.
     """
-    source = _source(context, analysis)
+    source = _source(context, analysis, precision)
     wanted = sorted(COUNTED if set(metrics) <= COUNTED else ALL)
     alone = isolate(source.model, source.names, source.run)
 
@@ -45,8 +52,13 @@ def cost_tables(
                 table = _measured(context, place, parts, wanted, original, number)
                 save(table, folder / f"costs-{number}.json")
 
-    folder = context.folder.stage(TABLES, _key(context, source, alone, wanted, original), make)
-    return read_tables(folder)
+    key = _key(context, source, alone, wanted, original)
+    return read_tables(context.folder.stage(stage_of(precision), key, make))
+
+
+def stage_of(precision: Precision) -> str:
+    """The stage that holds the tables of a precision."""
+    return TABLES if precision == "fp32" else f"{TABLES}-{precision}"
 
 
 def read_tables(folder: Path) -> tuple[CostTable, ...]:
@@ -55,7 +67,7 @@ def read_tables(folder: Path) -> tuple[CostTable, ...]:
     return tuple(read(CostTable, folder / f"costs-{number}.json") for number in range(count))
 
 
-def _source(context: Context, analysis: Analysis) -> Source:
+def _source(context: Context, analysis: Analysis, precision: Precision) -> Source:
     free = tuple(block for block in analysis.blocks if block.removable)
     recipe = context.recipe
     return Source(
@@ -67,6 +79,12 @@ def _source(context: Context, analysis: Analysis) -> Source:
         recipe.opset,
         context.varying,
         context.external_weights,
+        precision,
+        (
+            ()
+            if precision == "fp32"
+            else tuple(limit(context.calibration(), CALIBRATED.get(precision, 0)))
+        ),
     )
 
 
@@ -86,6 +104,7 @@ def _key(
         "original": [original.sha256, original.costs()],
         "batch": source.size,
         "opset": source.opset,
+        "precision": source.precision,
         "places": [
             [place.name, place.session.model_dump(), place.fingerprint] for place in context.places
         ],

@@ -50,6 +50,7 @@ from mpo.records.contracts import (
     Region,
     Witness,
 )
+from mpo.records.conversions import Conversion, KeptNode, Precision, Runtime
 from mpo.records.costs import Anchor, CostTable, Fit, How, Line, UnitCost
 from mpo.records.devices import Cpu, Device, Environment, Gpu, Jetson, SessionOptions
 from mpo.records.doctor import Advisory, Doctor, Package, Place, Trial
@@ -63,18 +64,28 @@ from mpo.records.engines import (
     NodeFault,
     ShapeRange,
 )
+from mpo.records.exports import Export, ExportAxis, Tracer, Trunk
 from mpo.records.figures import (
     Artifact,
     Latency,
     ModelFigures,
     OnTarget,
+    OutputParity,
     Parity,
     Quality,
     Ratio,
     Ratios,
     Recovery,
 )
-from mpo.records.plans import Front, FrontPoint, Plan, PlanCandidate, PlannedBudget, Reason
+from mpo.records.plans import (
+    Front,
+    FrontPoint,
+    Plan,
+    PlanCandidate,
+    PlannedBudget,
+    PrecisionChoice,
+    Reason,
+)
 from mpo.records.profiles import (
     Conditions,
     DeviceProfile,
@@ -122,6 +133,7 @@ __all__ = [
     "Contract",
     "ContractData",
     "ContractSide",
+    "Conversion",
     "CostTable",
     "Cpu",
     "Device",
@@ -137,6 +149,8 @@ __all__ = [
     "EngineResult",
     "EngineRun",
     "Environment",
+    "Export",
+    "ExportAxis",
     "Exported",
     "Fit",
     "Front",
@@ -146,6 +160,7 @@ __all__ = [
     "HistoryEntry",
     "How",
     "Jetson",
+    "KeptNode",
     "Latency",
     "Limits",
     "Line",
@@ -156,6 +171,7 @@ __all__ = [
     "NodeFault",
     "Noise",
     "OnTarget",
+    "OutputParity",
     "Package",
     "Parity",
     "Picture",
@@ -163,6 +179,8 @@ __all__ = [
     "Plan",
     "PlanCandidate",
     "PlannedBudget",
+    "Precision",
+    "PrecisionChoice",
     "Quality",
     "Ratio",
     "Ratios",
@@ -171,6 +189,7 @@ __all__ = [
     "Recovery",
     "Region",
     "Report",
+    "Runtime",
     "SessionChoice",
     "SessionOptions",
     "SessionTrial",
@@ -178,7 +197,9 @@ __all__ = [
     "Source",
     "TargetReport",
     "Tolerance",
+    "Tracer",
     "Trial",
+    "Trunk",
     "UnitCost",
     "Which",
     "Witness",

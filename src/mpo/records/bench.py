@@ -13,6 +13,7 @@ from mpo.records.profiles import DeviceWarning
 
 Which = Literal["candidate", "baseline"]
 Pairing = Literal["in-process", "process", "stored", "exact", "absolute"]
+MemoryMethod = Literal["vmhwm", "rss-sampled"]
 BenchVerdict = Literal["pass", "fail", "inconclusive", "not-gated"]
 
 
@@ -30,8 +31,10 @@ class BenchSubject(Record):
     Attributes:
         path: as it was given.
         bytes: of the file and of the data files that it names.
-        params: elements of its initializers of a floating type, quantized ones included.
+        params: elements of its initializers of a floating type, quantized ones included; None, like
+            nodes, when the format does not tell.
         macs: of convolutions and matrix products on these inputs; None when a shape is unknown.
+        engine_memory_bytes: that an engine takes beside its weights; the same on every run.
         inputs: in the file's order.
     """
 
@@ -39,9 +42,10 @@ class BenchSubject(Record):
     path: str
     sha256: str
     bytes: int
-    params: int
-    nodes: int
+    params: int | None
+    nodes: int | None
     macs: int | None
+    engine_memory_bytes: int | None = None
     inputs: tuple[BenchInput, ...]
 
 
@@ -83,10 +87,12 @@ class BenchProtocol(Record):
 
 
 class BenchProcess(Record):
-    """One model alone: what a fresh process measured of its latency."""
+    """One model alone: what a fresh process measured of its latency; `device_p50_ms` is the GPU's
+    own time, where an engine tells it."""
 
     load_ms: float
     first_ms: float
+    device_p50_ms: float | None = None
     p10_ms: float
     p50_ms: float
     p90_ms: float
@@ -100,6 +106,7 @@ class BenchMemory(Record):
 
     load_bytes: int
     peak_bytes: int
+    method: MemoryMethod = "vmhwm"
 
 
 class BenchRuns(Record):
@@ -129,7 +136,11 @@ class BenchMetric(Record):
         target: empty for what is the same on all.
         value: None when there is none; `reason` says why.
         ci95: over processes; None where no interval can be had.
-        method: how a figure was taken where that matters: "vmhwm".
+        method: how a figure was taken where that matters: "vmhwm ...", or "rss-sampled ..." where
+            the system tells no peak.
+        scope: "process" of memory.
+        baseline_subtracted: of memory, what the same process holds with a model that does nothing.
+        resolution_ms: between two looks, of sampled memory.
         deterministic: the same file gives the same figure on any machine.
     """
 
@@ -143,6 +154,9 @@ class BenchMetric(Record):
     n_processes: int = 0
     n_samples: int = 0
     method: str = ""
+    scope: Literal["", "process"] = ""
+    baseline_subtracted: bool = False
+    resolution_ms: float | None = None
     deterministic: bool = False
 
 

@@ -28,6 +28,8 @@ class SessionOptions(Record):
     options only.
 
     Attributes:
+        runner: which of the exporters' registry runs the file; the options below `threads` are of
+            "onnx".
         device: "cpu" or "cuda:N".
         threads: of one inference.
         arena: the runtime keeps freed memory for its next call.
@@ -41,6 +43,7 @@ class SessionOptions(Record):
         external_weights: the weights lie in a file beside the graph and are mapped from disk.
     """
 
+    runner: str = "onnx"
     device: str = "cpu"
     threads: int = 1
     arena: bool = True

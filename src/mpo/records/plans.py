@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mpo.records.base import Document, Record
 from mpo.records.budgets import Metric
+from mpo.records.conversions import Precision
 
 
 class PlanCandidate(Record):
@@ -15,7 +16,8 @@ class PlanCandidate(Record):
 
     `harm` is surrogate harm (additive plus pairwise) until `joint_kl` is measured by a forward
     pass with all of them bypassed; `costs` are the table's predictions of the pruned model per
-    metric, until `measured` tells that it was built and measured on the targets.
+    metric, until `measured` tells that it was built and measured on the targets. In another
+    `precision` than fp32, measured harm, costs and quality are those of the converted file.
     """
 
     removed: tuple[str, ...]
@@ -24,6 +26,25 @@ class PlanCandidate(Record):
     costs: dict[str, float] = Field(default_factory=dict)
     measured: bool = False
     recovered_quality: float | None = None
+    precision: Precision = "fp32"
+
+
+class PrecisionChoice(Record):
+    """One precision that was weighed.
+
+    Attributes:
+        harm: of the precision alone, without any removal: the output's KL divergence (or lost share
+            of variance) on calibration data.
+        total: harm of its best plan, removals included; None when it has none.
+        removed: by that plan.
+        note: why it has none, or was not looked at further.
+    """
+
+    precision: Precision
+    harm: float
+    total: float | None = None
+    removed: tuple[str, ...] = ()
+    note: str = ""
 
 
 class PlannedBudget(Record):
@@ -78,7 +99,7 @@ class Reason(Record):
 
 class Plan(Document):
     """What will be removed, why, and what else was considered: printable, diffable, saved as
-    plan.json."""
+    plan.json. `choices` are the precisions that were weighed, the best one first."""
 
     schema_: Literal["mpo.plan/1"] = Field("mpo.plan/1", alias="schema")
     method: str
@@ -86,6 +107,8 @@ class Plan(Document):
     seed: int
     removed: tuple[str, ...]
     harm: float
+    precision: Precision = "fp32"
+    choices: tuple[PrecisionChoice, ...] = ()
     budgets: tuple[PlannedBudget, ...] = ()
     alternatives: tuple[PlanCandidate, ...] = ()
     fronts: tuple[Front, ...] = ()

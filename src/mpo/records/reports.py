@@ -10,7 +10,9 @@ from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis
 from mpo.records.budgets import BudgetResult
 from mpo.records.contracts import Contract
+from mpo.records.conversions import Conversion
 from mpo.records.devices import Environment
+from mpo.records.engines import Exported
 from mpo.records.figures import Artifact, ModelFigures, OnTarget, Parity, Ratio, Ratios, Recovery
 from mpo.records.plans import Plan
 
@@ -25,7 +27,8 @@ class TargetReport(Record):
 
 
 class Report(Document):
-    """The proof: what was asked, what was done, and both models as measured."""
+    """The proof: what was asked, what was done, and both models as measured; `conversion` tells how
+    the optimized file came to another precision than fp32."""
 
     schema_: Literal["mpo.report/1"] = Field("mpo.report/1", alias="schema")
     tool: dict[str, str]
@@ -44,11 +47,13 @@ class Report(Document):
     removed: tuple[str, ...]
     parity: dict[str, Parity]
     artifacts: tuple[Artifact, ...]
+    formats: tuple[Exported, ...] = ()
     recovery: Recovery | None
     analysis: Analysis
     plan: Plan
     environment: Environment
     contract: Contract | None = None
     others: tuple[TargetReport, ...] = ()
+    conversion: Conversion | None = None
     seconds: dict[str, float]
     warnings: tuple[str, ...]

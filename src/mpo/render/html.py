@@ -140,9 +140,9 @@ def _plans(report: Report) -> list[dict[str, Any]]:
     share, metric = text.is_share(report), lines.cost_metric(report)
     return [
         {
-            "chosen": set(plan.removed) == set(report.plan.removed),
+            "chosen": text.is_chosen(report.plan, plan),
             "count": len(plan.removed),
-            "names": names.compact_names(plan.removed),
+            "names": text.blocks_of(report.plan, plan),
             "cost": text.format_metric(metric, plan.costs[metric])
             if metric and metric in plan.costs
             else "",

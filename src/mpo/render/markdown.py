@@ -11,10 +11,12 @@ from mpo.render.names import clean, compact_names
 from mpo.render.text import (
     METRICS,
     asked,
+    blocks_of,
     candidates,
     format_metric,
     format_quality,
     format_seconds,
+    is_chosen,
     is_share,
     rows,
     target_rows,
@@ -112,15 +114,15 @@ def _warnings(report: Report) -> str:
 
 
 def _plans(report: Report) -> str:
-    share, chosen = is_share(report), set(report.plan.removed)
+    share = is_share(report)
     body = [
         (
-            "**chosen**" if set(plan.removed) == chosen else "",
+            "**chosen**" if is_chosen(report.plan, plan) else "",
             str(len(plan.removed)),
             f"{plan.harm:.3g}",
             "" if plan.joint_kl is None else f"{plan.joint_kl:.3g}",
             "" if plan.recovered_quality is None else format_quality(plan.recovered_quality, share),
-            code(compact_names(plan.removed, limit=8)),
+            code(blocks_of(report.plan, plan, limit=8)),
         )
         for plan in candidates(report.plan)[:8]
     ]

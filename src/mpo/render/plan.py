@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mpo.records import Front, Plan, PlannedBudget, Reason
+from mpo.records import Front, Plan, PlannedBudget, PrecisionChoice, Reason
 from mpo.render.front import named
 from mpo.render.names import clean, compact_names
-from mpo.render.text import candidates, format_metric
+from mpo.render.text import blocks_of, candidates, format_metric, is_chosen
 
 _NAMES = 6  # entries of a list of blocks before "and N more"
 
@@ -25,7 +25,11 @@ def plan_table(plan: Plan) -> RenderableType:
     """
     count = len(plan.removed)
     goes = f"{count} {'block goes' if count == 1 else 'blocks go'}: {compact_names(plan.removed)}"
-    parts: list[RenderableType] = [Text(goes if count else "Nothing goes."), Text(), _plans(plan)]
+    told = goes if count else "Nothing goes."
+    if plan.precision != "fp32":
+        told += f" In {plan.precision}."
+    parts: list[RenderableType] = [Text(told), Text(), _plans(plan)]
+    parts += [Text(), _choices(plan.choices)] if len(plan.choices) > 1 else []
     parts += [Text(), *_budgets(plan.budgets)] if plan.budgets else []
     for found in plan.fronts:
         parts += [Text(), Text(f"Harm against {_lower(named(found.metric))}"), _front(found)]
@@ -57,12 +61,23 @@ def _plans(plan: Plan) -> Table:
     heads = ["Out", "Harm", *(["Joint KL"] if joint else []), *map(named, metrics)]
     table = _table(["Plan"], heads, "Blocks")
     for number, one in enumerate(listed, 1):
-        chosen = set(one.removed) == set(plan.removed)
+        chosen = is_chosen(plan, one)
         kl = [] if not joint else ["" if one.joint_kl is None else f"{one.joint_kl:.3g}"]
         costs = [format_metric(m, one.costs[m]) if m in one.costs else "" for m in metrics]
         cells = ["chosen" if chosen else str(number), str(len(one.removed)), f"{one.harm:.3g}"]
-        cells += [*kl, *costs, compact_names(one.removed, _NAMES)]
+        cells += [*kl, *costs, blocks_of(plan, one, _NAMES)]
         table.add_row(*map(Text, cells), style="bold" if chosen else "")
+    return table
+
+
+def _choices(choices: Sequence[PrecisionChoice]) -> Table:
+    """Every precision that was weighed: its own harm, and that of its best plan."""
+    table = _table(["Precision"], ["Harm alone", "Harm in all", "Out"], "Why")
+    for one in choices:
+        total = "" if one.total is None else f"{one.total:.3g}"
+        out = "" if one.total is None else str(len(one.removed))
+        cells = [one.precision, f"{one.harm:.3g}", total, out, clean(one.note)]
+        table.add_row(*map(Text, cells))
     return table
 
 

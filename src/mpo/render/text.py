@@ -175,9 +175,19 @@ def budget_line(budget: BudgetResult) -> str:
 
 
 def removed_line(report: Report, limit: int | None = None) -> str:
-    """ "14 of 27 blocks removed: layer1.1-4, layer2.3"."""
-    count = f"{len(report.removed)} of {report.blocks} blocks removed"
+    """ "14 of 27 blocks removed, int8: layer1.1-4, layer2.3"."""
+    count = _done(report)
     return f"{count}: {compact_names(report.removed, limit)}" if report.removed else count
+
+
+def _done(report: Report) -> str:
+    """ "14 of 27 blocks removed, int8 with 2 layers in float32"."""
+    count = f"{len(report.removed)} of {report.blocks} blocks removed"
+    made = report.conversion
+    if made is None:
+        return count
+    kept = f" with {len(made.kept)} layers in float32" if made.kept else ""
+    return f"{count}, {made.precision}{kept}"
 
 
 def verdict(report: Report) -> Verdict:
@@ -188,7 +198,7 @@ def verdict(report: Report) -> Verdict:
         f"{name} {quality_change(report)} on {report.optimized.quality.samples:,} test samples, "
         f"{allowed_drop(report)} allowed"
     )
-    removed = f"{len(report.removed)} of {report.blocks} blocks removed"
+    removed = _done(report)
     if report.status == "already-met":
         return Verdict(
             "Already met", "good", "The original holds every budget; nothing was removed."
@@ -212,17 +222,28 @@ def verdict(report: Report) -> Verdict:
 
 def chosen_candidate(plan: Plan) -> PlanCandidate | None:
     """The candidate that the plan chose, when it is among those recorded."""
-    wanted = set(plan.removed)
-    for candidate in plan.alternatives:
-        if set(candidate.removed) == wanted:
-            return candidate
-    return None
+    return next((one for one in plan.alternatives if is_chosen(plan, one)), None)
+
+
+def is_chosen(plan: Plan, candidate: PlanCandidate) -> bool:
+    """Whether a candidate is the plan's: the same blocks in the same precision."""
+    return set(candidate.removed) == set(plan.removed) and candidate.precision == plan.precision
 
 
 def candidates(plan: Plan) -> tuple[PlanCandidate, ...]:
-    """The chosen candidate, then the alternatives; each set of blocks once."""
-    chosen = chosen_candidate(plan) or PlanCandidate(removed=plan.removed, harm=plan.harm)
-    unique: dict[frozenset[str], PlanCandidate] = {}
+    """The chosen candidate, then the alternatives; each set of blocks once in a precision."""
+    chosen = chosen_candidate(plan) or PlanCandidate(
+        removed=plan.removed, harm=plan.harm, precision=plan.precision
+    )
+    unique: dict[tuple[frozenset[str], str], PlanCandidate] = {}
     for candidate in (chosen, *plan.alternatives):
-        unique.setdefault(frozenset(candidate.removed), candidate)
+        unique.setdefault((frozenset(candidate.removed), candidate.precision), candidate)
     return tuple(unique.values())
+
+
+def blocks_of(plan: Plan, candidate: PlanCandidate, limit: int | None = None) -> str:
+    """A candidate's blocks, after its precision when any candidate has another one than fp32."""
+    named = compact_names(candidate.removed, limit)
+    if {plan.precision, *(one.precision for one in plan.alternatives)} == {"fp32"}:
+        return named
+    return f"{candidate.precision}: {named or 'nothing'}"

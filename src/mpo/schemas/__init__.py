@@ -16,6 +16,7 @@ from mpo.records import (
     CostTable,
     DeviceProfile,
     Doctor,
+    Export,
     HistoryEntry,
     Plan,
     Record,
@@ -32,6 +33,7 @@ Name = Literal[
     "costs",
     "doctor",
     "contract",
+    "export",
 ]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -45,6 +47,7 @@ _RECORDS: dict[Name, tuple[type[Record], int]] = {
     "costs": (CostTable, 1),
     "doctor": (Doctor, 1),
     "contract": (Contract, 1),
+    "export": (Export, 1),
 }
 
 
