@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup check format test cov demo data bench gpu-check docs clean
+.PHONY: help setup check format test fuzz cov demo data bench gpu-check docs clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -62,6 +62,14 @@ gpu-check: setup ## on a machine with an NVIDIA GPU: build, run, compare and tim
 	$(BIN)/mpo doctor --json > build/gpu-doctor.json
 	$(BIN)/python -P -m pytest -q -m gpu tests/exporters/test_engines.py --junitxml=build/gpu-check.xml
 	$(BIN)/python benchmarks/gpu_engines.py --out build/gpu-bench.json
+
+# A finding is printed as base64: add it to tests/fuzz/corpus/TARGET/*.json with the fix.
+FUZZED := onnx bundle manifest signature der fail_on budget address answer name
+
+fuzz: setup ## fuzz the parsers of untrusted input, a minute each (ARGS='onnx --seconds 3600' for one)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'atheris>=3.0'
+	@set -e; if [ -n "$(ARGS)" ]; then $(BIN)/python tests/fuzz/run.py $(ARGS); else \
+	  for target in $(FUZZED); do $(BIN)/python tests/fuzz/run.py $$target --seconds 60; done; fi
 
 cov: setup ## run the tests on the checkout with branch coverage
 	$(BIN)/coverage erase

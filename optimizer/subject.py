@@ -33,6 +33,8 @@ class Subject:
         name: what reports call it.
         outputs: "logits" of classes or other "values"; None lets the targets tell. Without targets
             only [N, C] outputs are taken for logits.
+        text: (inputs) -> one text an example, to show token inputs with; inputs as the data yield
+            them.
         notes: sentences that every report repeats (random inputs, for one).
         sources: files that a run depends on: when one changes, finished stages are made again.
         labels: of the classes, in the order of the outputs; exported files keep them.
@@ -46,6 +48,7 @@ class Subject:
     metric: Metric | None = None
     name: str = "model"
     outputs: Kind | None = None
+    text: Callable[[Any], Any] | None = None
     notes: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
     labels: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ old=$out/released.onnx
 situation good 0 "$out/retrained.onnx" "$old" "$@" || wrong=1
 situation regression 4 "$out/larger.onnx" "$old" "$@" || wrong=1
 situation broken 1 "$out/broken.onnx" "$old" "$@" || wrong=1
+situation halved 2 "$out/halved.onnx" "$old" "$@" || wrong=1
 
 mpo bench "$old" --threads 1 --json "$out/here.json" -q "$@" || wrong=1
 python3 "$here/situations.py" moved "$out/here.json" "$out/elsewhere.json" || wrong=1

@@ -35,12 +35,14 @@ def chain(path: Path, layers: int, seed: int) -> None:
 
 
 def models(folder: Path) -> None:
-    """The released model, the same retrained, one with an eighth more work, and half a file."""
+    """The released model, the same retrained, one with an eighth more work, one with an operator
+    that the runtime does not have, and half a file."""
     chain(folder / "released.onnx", LAYERS, seed=0)
     chain(folder / "retrained.onnx", LAYERS, seed=1)
     chain(folder / "larger.onnx", LAYERS + LAYERS // 8, seed=1)
     whole = (folder / "retrained.onnx").read_bytes()
-    (folder / "broken.onnx").write_bytes(whole[: len(whole) // 2])
+    (folder / "halved.onnx").write_bytes(whole[: len(whole) // 2])
+    (folder / "broken.onnx").write_bytes(whole.replace(b"MatMul", b"MatMal"))
 
 
 def moved(record: Path, other: Path) -> None:
@@ -55,7 +57,10 @@ def moved(record: Path, other: Path) -> None:
 def main() -> None:
     """Do what the command line says."""
     what, *paths = sys.argv[1:]
-    {"models": models, "moved": moved}[what](*map(Path, paths))
+    if what == "models":
+        models(Path(paths[0]))
+    else:
+        moved(Path(paths[0]), Path(paths[1]))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpo.api.benching import bench
+    from mpo.api.contracts import contract, decompose
     from mpo.api.exporting import export
+    from mpo.api.packing import package
     from mpo.api.runs import analyze, load, optimize, plan, read_report
+    from mpo.bundle.whole import verify
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
 
@@ -23,11 +26,15 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "contract",
+    "decompose",
     "export",
     "load",
     "optimize",
+    "package",
     "plan",
     "read_report",
+    "verify",
 ]
 
 _HOMES = {
@@ -35,11 +42,15 @@ _HOMES = {
     "Subject": "mpo.optimizer.subject",
     "analyze": "mpo.api.runs",
     "bench": "mpo.api.benching",
+    "contract": "mpo.api.contracts",
+    "decompose": "mpo.api.contracts",
     "export": "mpo.api.exporting",
     "load": "mpo.api.runs",
     "optimize": "mpo.api.runs",
+    "package": "mpo.api.packing",
     "plan": "mpo.api.runs",
     "read_report": "mpo.api.runs",
+    "verify": "mpo.bundle.whole",
 }
 
 

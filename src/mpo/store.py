@@ -22,6 +22,7 @@ MARKER = ".mpo-run"  # only a folder that holds it is ever emptied
 LOCK = ".lock"
 RESULTS = (
     "bench.json",
+    "contract.json",
     "device.json",
     "model.onnx",
     "model.onnx.data",
@@ -33,6 +34,7 @@ RESULTS = (
     "report.json",
     "report.md",
     "similarity.npz",
+    "witnesses.npz",
 )
 FORMATS = "model.*"  # the result in whatever format a plugin makes
 OWN = (*RESULTS, RECIPE, "journal.jsonl", "stages", MARKER)

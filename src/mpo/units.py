@@ -17,7 +17,14 @@ Dimension = Literal["bytes", "ms", "factor", "count"]
 
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-COUNTS = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_SCALES: dict[str, tuple[float, Dimension]] = {
+    **{unit: (scale, "count") for unit, scale in COUNTS.items()},
+    **{unit: (scale, "bytes") for unit, scale in BYTES.items()},
+    **{unit: (scale, "ms") for unit, scale in MILLISECONDS.items()},
+    "%": (1.0, "factor"),
+    "x": (1.0, "factor"),
+}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
 
 
@@ -42,22 +49,17 @@ def parse_quantity(text: str) -> Quantity:
             f"{text!r} is not a number with a unit.", hint="Write it like 50MB, 12ms or 50%."
         )
     number, unit = float(match[1]), match[2]
-    if not math.isfinite(number) or number <= 0:
+    found = _SCALES.get(unit)
+    if found is None:
+        known = ", ".join([*BYTES, *MILLISECONDS, "%", "x"])
+        raise UsageError(f"{text!r} has the unknown unit {unit!r}.", hint=f"Known units: {known}.")
+    value = number / 100 if unit == "%" else number * found[0]
+    if not math.isfinite(value) or value <= 0:  # with its unit: 1e308 GB is no number of bytes
         raise UsageError(
-            f"{text!r} must be greater than zero.", hint="Write it like 50MB, 12ms or 50%."
+            f"{text!r} must be greater than zero, and a number that can be reckoned with.",
+            hint="Write it like 50MB, 12ms or 50%.",
         )
-    if unit in BYTES:
-        return Quantity(number * BYTES[unit], "bytes")
-    if unit in MILLISECONDS:
-        return Quantity(number * MILLISECONDS[unit], "ms")
-    if unit == "%":
-        return Quantity(number / 100, "factor")
-    if unit == "x":
-        return Quantity(number, "factor")
-    if unit == "" or unit in COUNTS:
-        return Quantity(number * COUNTS.get(unit, 1), "count")
-    known = ", ".join([*BYTES, *MILLISECONDS, "%", "x"])
-    raise UsageError(f"{text!r} has the unknown unit {unit!r}.", hint=f"Known units: {known}.")
+    return Quantity(value, found[1])
 
 
 def parse_share(text: str) -> float:

@@ -60,8 +60,10 @@ def parts() -> dict[str, Part]:
         "plan.json": Part(b"{}\n", "plan"),
         "report.json": Part(b'{"a": 1}\n', "report"),
         "runtime/mpo_edge.py": Part(Path(mpo_edge.__file__), "runtime"),
-        "selftest/inputs.npz": Part(npz(x=SAMPLES), "selftest"),
-        "selftest/outputs.npz": Part(npz(y=SAMPLES @ WEIGHT), "selftest"),
+        "selftest/inputs.npz": Part(npz(**{"0:x": SAMPLES[:1], "1:x": SAMPLES[1:]}), "selftest"),
+        "selftest/outputs.npz": Part(
+            npz(**{"0:y": SAMPLES[:1] @ WEIGHT, "1:y": SAMPLES[1:] @ WEIGHT}), "selftest"
+        ),
     }
 
 

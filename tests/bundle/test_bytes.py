@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.bundle.small import lean, manifest, parts, write_small
 REBUILD = """
 import sys
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, sys.argv[1])
 from tests.bundle.small import write_small
 write_small(Path("small.mpo"))
@@ -56,14 +58,12 @@ def test_a_flip_of_any_byte_is_detected(tmp_path: Path) -> None:
 
 def found_whole(raw: bytes) -> bool:
     """Whether the reader takes these bytes for a bundle."""
+    bundle: Any = mpo_edge.Opened.__new__(mpo_edge.Opened)
+    bundle.file = io.BytesIO(raw)
     try:
-        members = mpo_edge.read_members(io.BytesIO(raw))
-        bundle = mpo_edge.Opened.__new__(mpo_edge.Opened)
-        bundle.path, bundle.file = Path("memory"), io.BytesIO(raw)
-        bundle.members = {one.name: one for one in members}
-        bundle.manifest = mpo_edge.parse_manifest(
-            b"".join(bundle.chunks(mpo_edge.MANIFEST, known=False))
-        )
+        bundle.members = {one.name: one for one in mpo_edge.read_members(bundle.file)}
+        told = b"".join(bundle.chunks(mpo_edge.MANIFEST, known=False))
+        bundle.manifest = mpo_edge.parse_manifest(told)
         bundle._agree()
         bundle.verify()
     except mpo_edge.EdgeError:

@@ -159,13 +159,17 @@ def written(change: Callable[[str], str | bytes]) -> Made:
 
 
 def target(**facts: Any) -> dict[str, Any]:
-    """A target that is none."""
-    empty: dict[str, Any] = dict.fromkeys(mpo_edge.TARGET)
-    plain = {"name": "d", "status": "expected", "arch": "", "os": "", "cpu": "", "device": "cpu"}
-    return {**empty, **plain, "runtimes": {}, **facts}
+    """A target that claims too much."""
+    plain: dict[str, Any] = {"name": "d", "status": "expected"}
+    return {**plain, **facts}
 
 
 FIGURES = {"latency_p50_ms": 1.0, "latency_p90_ms": 1.0, "peak_memory_bytes": 1}
+CLAIMS = {
+    "a tested target without evidence": target(status="tested", **FIGURES),
+    "evidence that is no member": target(status="tested", evidence="no.json", **FIGURES),
+    "an expected target with figures": target(**FIGURES),
+}
 ARCHIVES: dict[str, Made] = {
     "an empty file": lambda path: b"",
     "a page of HTML": lambda path: b"<!DOCTYPE html>" + b" " * 4000,
@@ -285,13 +289,6 @@ MANIFESTS: dict[str, Made] = {
     ),
     "nine samples": told(lambda told: told["selftest"].update(samples=9)),
     "a negative tolerance": told(lambda told: told["selftest"]["runtime"].update(atol=-1.0)),
-    "a tested target without evidence": told(
-        lambda told: told.update(targets=[target(status="tested", **FIGURES)])
-    ),
-    "evidence that is no member": told(
-        lambda told: told.update(targets=[target(status="tested", evidence="no.json", **FIGURES)])
-    ),
-    "an expected target with figures": told(lambda told: told.update(targets=[target(**FIGURES)])),
     "text without end": told(lambda told: told.update(license="x" * 2001)),
 }
 
@@ -329,44 +326,17 @@ def test_a_bundle_is_refused_that_has(
     assert_refused(tmp_path / "bad.mpo", tmp_path, capsys)
 
 
-def unpacked(path: Path, folder: Path) -> Path:
-    """The bundle as a folder."""
-    for name, content in entries(path):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def linked(path: Path) -> None:
-    """Move something out of the bundle and leave a link to it."""
-    outside = path.parents[1] / path.name
-    path.rename(outside)
-    path.symlink_to(outside)
-
-
-FOLDERS: dict[str, Callable[[Path], object]] = {
-    "a file more": lambda folder: (folder / "more.txt").write_text("x"),
-    "a file less": lambda folder: (folder / "plan.json").unlink(),
-    "a changed file": lambda folder: (folder / "plan.json").write_bytes(b"[]\n"),
-    "a longer file": lambda folder: (folder / "plan.json").write_bytes(b"{} \n"),
-    "a link in the place of a file": lambda folder: linked(folder / "plan.json"),
-    "a link in the place of a folder": lambda folder: linked(folder / "model"),
-    "a pipe": lambda folder: os.mkfifo(folder / "pipe"),
-    "no manifest": lambda folder: (folder / "bundle.json").unlink(),
-    "a file in another case": lambda folder: (folder / "Plan.json").write_text("x"),
-}
-
-
-@pytest.mark.parametrize("case", FOLDERS)
-def test_an_unpacked_bundle_is_refused_that_has(
-    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("case", CLAIMS)
+def test_mpo_refuses_what_a_manifest_claims_of_devices(case: str, tmp_path: Path) -> None:
     lean(tmp_path / "good.mpo")
-    folder = unpacked(tmp_path / "good.mpo", tmp_path / "good")
-    assert mpo_edge.main(["verify", str(folder)]) == 0
-    capsys.readouterr()
-    FOLDERS[case](folder)
-    assert_refused(folder, tmp_path, capsys)
+    raw = repacked(tmp_path / "good.mpo", lambda told: told.update(targets=[CLAIMS[case]]))
+    (tmp_path / "bad.mpo").write_bytes(raw)
+    with pytest.raises(RefusedError, match="target"), open_bundle(tmp_path / "bad.mpo"):
+        pass
+
+
+def test_a_folder_is_no_bundle(tmp_path: Path) -> None:
+    assert mpo_edge.main(["verify", str(tmp_path)]) == mpo_edge.USAGE
 
 
 def test_a_pipe_in_the_place_of_a_bundle_is_no_bundle(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.converted import run
 from mpo.exporters.onnx import export_onnx
-from mpo.exporters.parity import check_parity
+from mpo.exporters.parity import Call, check_parity
 from mpo.exporters.runtime import OnnxModel
 from mpo.exporters.sharing import share_weights
 
@@ -44,7 +44,7 @@ def test_what_dynamo_refuses_torchscript_exports_and_the_record_says_so(tmp_path
     assert export.tracer == "torchscript"
     assert export.dynamic_batch
     assert any("not while exporting" in text for text in export.warnings)
-    calls = [((ROWS[:1],), {}), ((ROWS,), {})]
+    calls: list[Call] = [((ROWS[:1],), {}), ((ROWS,), {})]
     assert check_parity(model, path, calls, lambda out: out).ok
     assert "line.weight" in {one.name for one in onnx.load(path).graph.initializer}
 
@@ -79,7 +79,7 @@ def test_axes_have_the_names_that_were_asked_for_and_no_other_is_free(tmp_path: 
     image = torch.randn(1, 3, 24, 40)
     (found,) = OnnxModel(path).run((image,), {})
     with torch.no_grad():
-        np.testing.assert_allclose(found, model(image)[0].numpy(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(found), model(image)[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(UsageError, match="has 4 axes; axis 7"):
         export_onnx(model, (image,), {}, path, axes=[{7: "none"}])
 
@@ -114,7 +114,7 @@ def test_tied_weights_are_written_once_also_when_the_file_is_a_large_one(tmp_pat
     assert large.bytes < 1.3 * once
     assert not large.simplified
     assert any("not simplified" in text for text in large.warnings)
-    calls = [((IDS,), {}), ((IDS[:2],), {})]
+    calls: list[Call] = [((IDS,), {}), ((IDS[:2],), {})]
     assert check_parity(model, large.path, calls, lambda out: out).ok
     again = export_onnx(model, (IDS,), {}, tmp_path / "large.onnx", largest_bytes=1000)
     assert again.sha256 == large.sha256

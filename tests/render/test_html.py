@@ -108,7 +108,7 @@ def test_the_page_holds_every_part_of_the_proof(reports: dict[str, Report]) -> N
         "CKA similarity of the blocks",
         "Harm of removing each block alone",
         "Cost of each block",
-        "Most alike of those that stay",
+        "Nearest that stays",
         "Predicted parameters",
         "−49 to −46 %, both models in turn",
         "[13.8 MB, 14.3 MB]",
@@ -199,4 +199,4 @@ def test_what_was_not_analysed_is_not_compared(reports: dict[str, Report]) -> No
     undefined = reports["infeasible"]
     blind = {one.name for one in gone(undefined) if not one.twin}
     assert blind <= set(undefined.removed)
-    assert "Most alike" not in html(reports["bare"])
+    assert "Nearest that stays" not in html(reports["bare"])

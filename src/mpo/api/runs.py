@@ -16,11 +16,11 @@ from mpo.errors import InfeasibleError, UsageError
 from mpo.folders import slug
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
-from mpo.pipeline.context import Context, Progress, subject_of
+from mpo.pipeline.context import Context, Progress, asked_for, subject_of
 from mpo.pipeline.dryrun import dry_run, read_original
 from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.places import places_of
-from mpo.pipeline.rebuilt import finished_run, is_run
+from mpo.pipeline.rebuilt import is_run, rebuild
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
@@ -97,7 +97,7 @@ def under_way(
     progress: Progress,
 ) -> Iterator[Context]:
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
-    found = subject or subject_of(recipe)
+    found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with opened(recipe.target) as targets:
         places = places_of(recipe, targets)
         with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
@@ -205,7 +205,7 @@ def analyze_recipe(
     recipe: Recipe, subject: Subject | None = None, progress: Progress = silent
 ) -> Analysis:
     """The analysis of a recipe's subject; writes nothing."""
-    found = subject or subject_of(recipe)
+    found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with (
         steady_torch(),
         tempfile.TemporaryDirectory(prefix="mpo-analyze-") as name,
@@ -243,4 +243,4 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     Raises:
         UsageError: no finished run there, or its subject is gone.
     """
-    return finished_run(Path(run), subject).model
+    return rebuild(Path(run), subject).model

@@ -1,33 +1,50 @@
 #!/usr/bin/env python3
 """Check and run an mpo edge bundle on a device: the standard library, numpy and onnxruntime.
 
-    python3 mpo_edge.py verify model.mpo          is every byte what the manifest says (0, else 8)
-    python3 mpo_edge.py info model.mpo            the manifest, and whether this device fits (0 / 6)
+    verify        is every byte of the bundle what its manifest says (exit code 0, else 8)
+    info          the manifest, and whether this device fits it (0, else 6)
+    selftest      known samples through everything that may run the model here (0, else 1)
+    run           the model on an .npz, or an .npy when it has one input
+    bench         latency and peak memory here, in fresh processes
+    build-engine  a TensorRT engine by the manifest's recipe, proved and kept (0, else 7)
 
 This file is the whole runtime and is meant to be read. It needs Python 3.8 or newer and opens no
-network connection. Everything goes to stdout as one JSON object. A bundle is data from a stranger
-until it is verified: nothing of it is used before the archive's structure, the manifest and the
-sha256 of the bytes in use are checked, and no code in it is ever run.
+network connection. Each command prints one JSON object on one line. A bundle is data from a
+stranger: nothing of it is used before the archive's structure, the manifest and the sha256 of the
+bytes in use are checked, and no code in it is ever run.
 
-A bundle checks itself with `python3 model.mpo verify`, too. That finds damage, not malice: whoever
-changed the bundle may have changed the checker in it. Against malice use a copy of this file that
+A bundle can be asked directly: `python3 model.mpo verify`. That finds damage, not malice: whoever
+changed a bundle may have changed the checker in it. Against malice take a copy of this file that
 came another way, and a signature.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import hashlib
+import hmac
+import importlib.util
+import io
 import json
 import math
+import mmap
 import os
+import platform
 import re
 import stat
 import struct
+import subprocess
 import sys
+import tempfile
+import time
 import zlib
+from collections import namedtuple
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Iterable, Iterator
 
 # ------------------------------------------------------------------ how it ends
 OK, FAILED, USAGE, UNFIT, PARTIAL, REFUSED = 0, 1, 2, 6, 7, 8
@@ -43,8 +60,12 @@ class EdgeError(Exception):
 
 def refused(message: str) -> EdgeError:
     """The error for a bundle that is not what its manifest says."""
-    hint = "Do not use it: copy it again from where it was made."
-    return EdgeError(REFUSED, message, hint)
+    return EdgeError(REFUSED, message, "Do not use it: copy it again from where it was made.")
+
+
+def shown(text: object) -> str:
+    """Text of a stranger, short and plain."""
+    return json.dumps(str(text)[:NAME])
 
 
 # ------------------------------------------------------------------ the archive
@@ -61,13 +82,7 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 CHUNK = 1 << 20
 
 
-class Member(NamedTuple):
-    """A file in the archive: where its bytes begin, how many they are, their CRC-32."""
-
-    name: str
-    offset: int
-    size: int
-    crc: int
+Member = namedtuple("Member", "name offset size crc")  # where a file's bytes begin, how many
 
 
 def local_header(name: str, size: int, crc: int) -> bytes:
@@ -89,100 +104,56 @@ def end_record(count: int, size: int, offset: int) -> bytes:
     return END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)
 
 
-def check_name(name: str) -> None:
-    """Refuse names that could lie outside of a folder, or that are no names on some system."""
-    parts = name.lower().split("/")
-    plain = PLAIN.fullmatch(name) and len(name) <= NAME
-    if not plain or any(part.endswith(".") or DEVICES.fullmatch(part) for part in parts):
-        raise refused("The member name %s is not allowed." % shown(name))
-
-
-def check_names(names: List[str]) -> None:
-    """Refuse an order, or names that some systems cannot tell apart.
-
-    bundle.json comes first, the rest by name; a signature comes last.
-    """
-    if not names or names[0] != MANIFEST:
-        raise refused("The first member is not %s." % MANIFEST)
-    rest = names[1:-1] if names[-1] == SIGNATURE else names[1:]
-    seen: Dict[str, str] = {}
+def check_names(names: list[str]) -> None:
+    """Refuse names that could lie outside of a folder, that are no names on some system, or that
+    some systems cannot tell apart; and another order than: the manifest, the rest by name, and
+    last the signature."""
+    spelled: dict[str, str] = {}
     for name in names:
-        check_name(name)
         parts = name.split("/")
-        for end in range(1, len(parts) + 1):
-            spelled = "/".join(parts[:end]) + ("/" if end < len(parts) else "")
-            path = "/".join(parts[:end]).lower()
-            # A folder may come again in the same spelling; a file may not come again at all.
-            if path in seen and (seen[path] != spelled or end == len(parts)):
+        odd = [one for one in parts if one.endswith(".") or DEVICES.fullmatch(one.lower())]
+        if not PLAIN.fullmatch(name) or len(name) > NAME or odd:
+            raise refused("The member name %s is not allowed." % shown(name))
+        inside = any(other.startswith(name + "/") for other in names)
+        for path in accumulate(parts, "{}/{}".format):
+            if spelled.setdefault(path.lower(), path) != path or inside or names.count(name) > 1:
                 raise refused("Two members have the name %s." % shown(name))
-            seen[path] = spelled
-    if rest != sorted(rest) or SIGNATURE in rest:
-        raise refused("The members are not in the order of their names.")
+    rest = names[1:-1] if names[-1] == SIGNATURE else names[1:]
+    if names[0] != MANIFEST or rest != sorted(rest) or SIGNATURE in rest:
+        raise refused("The members are not in their order: %s, then by name." % MANIFEST)
 
 
-def shown(text: object) -> str:
-    """Text of a stranger, short and plain."""
-    return json.dumps(str(text)[:NAME])
-
-
-def read_members(file: BinaryIO) -> List[Member]:
-    """The archive's members, when every byte of the file is accounted for.
-
-    Raises:
-        EdgeError: no canonical bundle; says why.
-    """
+def read_members(file: BinaryIO) -> list[Member]:
+    """The archive's members, when every byte of the file is accounted for; else EdgeError."""
     size = file.seek(0, os.SEEK_END)
-    if size < END.size or size > LARGEST:
+    if not END.size <= size <= LARGEST:
         raise refused("A file of %d bytes is no bundle." % size)
     end = read_at(file, size - END.size, END.size)
     count, length, offset = END.unpack(end)[4:7]
-    if end != end_record(count, length, offset):
+    if end != end_record(count, length, offset) or offset + length + END.size != size:
         raise refused("The file does not end as a bundle does.")
     if not 1 <= count <= MEMBERS or length > count * (CENTRAL.size + NAME):
         raise refused("A directory of %d members in %d bytes is no bundle's." % (count, length))
-    if offset + length + END.size != size:
-        raise refused("The central directory does not end where the file's last bytes begin.")
-    members, place = [], 0
-    directory = read_at(file, offset, length)
+    members, place, again = [], 0, b""
+    directory = left = read_at(file, offset, length)
     for _ in range(count):
-        member, directory = next_member(directory, place)
-        head = local_header(member.name, member.size, member.crc)
-        if member.offset + member.size > offset:
-            raise refused("Member %s reaches into the directory." % shown(member.name))
-        if read_at(file, place, len(head)) != head:
-            raise refused("The two headers of member %s differ." % shown(member.name))
-        members.append(member)
-        place = member.offset + member.size
-    if directory or place != offset:
-        raise refused("The file has bytes that belong to no member.")
+        if len(left) < CENTRAL.size:
+            raise refused("The central directory ends early.")
+        crc, _, size, length = CENTRAL.unpack(left[: CENTRAL.size])[7:11]
+        raw, left = left[CENTRAL.size :][:length], left[CENTRAL.size + length :]
+        name = raw.decode("ascii", "replace")
+        if not raw.isascii():
+            raise refused("The member name %s is not allowed." % shown(name))
+        head, start = local_header(name, size, crc), place
+        place += len(head) + size
+        if place > offset or read_at(file, start, len(head)) != head:
+            raise refused("Member %s is not stored as it must be." % shown(name))
+        members.append(Member(name, place - size, size, crc))
+        again += central_header(name, size, crc, start)
+    if left or again != directory or place != offset:
+        raise refused("The directory tells of compression, encryption, links, or other bytes.")
     check_names([member.name for member in members])
     return members
-
-
-def next_member(directory: bytes, place: int) -> Tuple[Member, bytes]:
-    """The first entry of a directory, whose local header must lie at `place`; and the rest."""
-    if len(directory) < CENTRAL.size:
-        raise refused("The central directory ends early.")
-    fields = CENTRAL.unpack(directory[: CENTRAL.size])
-    flags, method, crc, packed, size, length = (fields[i] for i in (3, 4, 7, 8, 9, 10))
-    raw = directory[CENTRAL.size : CENTRAL.size + length]
-    name = raw.decode("ascii", "replace")
-    if flags & 1:
-        raise refused("Member %s is encrypted." % shown(name))
-    if method != STORED or packed != size:
-        raise refused("Member %s is compressed; a bundle's members are stored." % shown(name))
-    if fields[11] or fields[12]:
-        raise refused("Member %s has extra fields or a comment." % shown(name))
-    if fields[15]:
-        raise refused("Member %s has attributes: a link, or rights." % shown(name))
-    if fields[16] != place:
-        raise refused("Member %s does not begin where the one before it ends." % shown(name))
-    if not name.isascii() or len(raw) != length or not raw:
-        raise refused("The member name %s is not allowed." % shown(name))
-    head = central_header(name, size, crc, place)
-    if directory[: len(head)] != head:
-        raise refused("The directory's entry of member %s is not as it must be." % shown(name))
-    return Member(name, place + LOCAL.size + length, size, crc), directory[len(head) :]
 
 
 def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
@@ -195,64 +166,25 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 # ------------------------------------------------------------------ the manifest
-class Each(NamedTuple):
-    """A list of one shape, with at least so many."""
-
-    shape: Any
-    least: int = 0
-
-
-class Map(NamedTuple):
-    """An object with any keys and values of one shape."""
-
-    shape: Any
-
-
-class Maybe(NamedTuple):
-    """The shape, or null."""
-
-    shape: Any
-
-
-class Range(NamedTuple):
-    """A whole number from `low` to `high`, or any finite number when `real`."""
-
-    low: float = 0
-    high: float = 2**63 - 1
-    real: bool = False
-
-
+# A shape beside the plain ones (an object's exact keys, a pattern, a set of texts, a type): a list,
+# an object with any keys, a value or null, a whole number, any finite number.
+Of = namedtuple("Of", "kind shape low high", defaults=[None, 0, 2**63 - 1])
+Each, Map, Maybe = partial(Of, "list"), partial(Of, "map"), partial(Of, "maybe")
+Range, Real = partial(Of, "int", None), partial(Of, "real", None)
 SHA, SLUG = re.compile(r"[0-9a-f]{64}"), re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 TEXT = re.compile(r".{0,2000}", re.DOTALL)
 ANY, INF = Range(), math.inf
-REAL, PART, POSITIVE = Range(-INF, INF, True), Range(0, INF, True), Range(5e-324, INF, True)
-PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")
+PART, POSITIVE = Real(0, INF), Real(5e-324, INF)
+PROVIDERS = ["CPUExecutionProvider", "CUDAExecutionProvider"]
 ROLES = "model weights selftest runtime plan report doc licence sbom provenance evidence"
-METRICS = ("size_bytes", "memory_bytes", "params", "macs", "latency_p50_ms", "latency_p90_ms")
 TENSOR = {"name": TEXT, "dtype": SLUG, "shape": Each((ANY, TEXT))}
-TOLERANCE = {"atol": PART, "rtol": PART, "cosine": Range(-1, 1, True)}
+TOLERANCE = {"atol": PART, "rtol": PART, "cosine": Real(-1, 1)}
 SIZES = Each(Range(-(2**63)))
+# What a device uses has its exact shape here; of what it only shows (devices, budgets, lineage) the
+# type counts, and mpo itself looks closer.
 # fmt: off
-SESSION = {
-    "device": re.compile(r"cpu|cuda:[0-9]{1,2}"), "threads": Range(1, 4096), "arena": bool,
-    "spinning": bool, "prepacking": bool, "optimization": {"all", "extended", "basic", "none"},
-    "mmap_threshold_bytes": Maybe(Range(4096)), "external_weights": bool,
-}
-ENGINE = {
-    "backend": {"tensorrt", "tensorrt-rtx"}, "precision": {"onnx", "fp16", "bf16", "int8"},
-    "shapes": Map({"min": SIZES, "opt": SIZES, "max": SIZES}), "workspace_bytes": Maybe(Range(1)),
-    "optimization_level": Maybe(Range(0, 5)), "version_compatible": bool, "refit": bool,
-    "hardware": {"this", "ampere+", "same-capability"}, "compute_capabilities": Each(TEXT),
-    "timeout_s": POSITIVE, "memory_bytes": Maybe(Range(1)),
-}
-TARGET = {
-    "name": TEXT, "status": {"tested", "expected"}, "arch": TEXT, "os": TEXT, "cpu": TEXT,
-    "device": SLUG, "runtimes": Map(TEXT), "threads": Maybe(Range(1)), "evidence": Maybe(TEXT),
-    "latency_p50_ms": Maybe(POSITIVE), "latency_p90_ms": Maybe(POSITIVE),
-    "peak_memory_bytes": Maybe(ANY), "load_memory_bytes": Maybe(ANY),
-}
-SHAPE: Dict[str, Any] = {
+SHAPE: dict[str, Any] = {
     "schema": {"mpo.bundle/1"}, "bundle_version": Range(1, 2**31 - 1), "name": SLUG,
     "version": SLUG, "created": Maybe(STAMP), "tool": {"name": SLUG, "version": SLUG},
     "files": Map({"sha256": SHA, "size": ANY, "role": set(ROLES.split())}),
@@ -262,72 +194,66 @@ SHAPE: Dict[str, Any] = {
     },
     "inputs": Each(TENSOR, 1), "outputs": Each(TENSOR, 1),
     "runtime": {
-        "python": SLUG, "onnxruntime": SLUG, "tested_onnxruntime": SLUG, "session": SESSION,
+        "python": SLUG, "onnxruntime": SLUG, "tested_onnxruntime": SLUG,
         "providers": Each(set(PROVIDERS), 1), "batch": Range(1), "fallback": {"allow", "refuse"},
+        "session": {
+            "device": re.compile(r"cpu|cuda:[0-9]{1,2}"), "threads": Range(1, 4096), "arena": bool,
+            "spinning": bool, "prepacking": bool, "external_weights": bool,
+            "optimization": {"all", "extended", "basic", "none"},
+            "mmap_threshold_bytes": Maybe(Range(4096)),
+        },
     },
-    "engine": Maybe(ENGINE),
-    "selftest": {
-        "inputs": TEXT, "outputs": TEXT, "samples": Range(1, 8), "runtime": TOLERANCE,
-        "engine": TOLERANCE,
-        "metric": Maybe({"name": TEXT, "value": REAL, "samples": ANY, "lower_is_better": bool}),
-    },
-    "targets": Each(TARGET),
-    "budgets": Each({
-        "text": TEXT, "target": TEXT, "metric": set(METRICS), "limit": REAL, "measured": REAL,
-        "met": bool,
+    "engine": Maybe({
+        "backend": {"tensorrt", "tensorrt-rtx"}, "precision": {"onnx", "fp16", "bf16", "int8"},
+        "shapes": Map({"min": SIZES, "opt": SIZES, "max": SIZES}), "timeout_s": POSITIVE,
+        "workspace_bytes": Maybe(Range(1)), "optimization_level": Maybe(Range(0, 5)),
+        "version_compatible": bool, "hardware": {"this", "ampere+", "same-capability"},
+        "refit": bool, "compute_capabilities": Each(TEXT), "memory_bytes": Maybe(Range(1)),
     }),
-    "lineage": {"original": Maybe(SHA), "plan": SHA, "report": SHA, "parent": Maybe(SHA)},
-    "license": TEXT, "limitations": Each(TEXT),
+    "selftest": {
+        "inputs": TEXT, "outputs": TEXT, "samples": Range(1, 8), "metric": Maybe(dict),
+        "runtime": TOLERANCE, "engine": TOLERANCE,
+    },
+    "targets": Each(dict), "budgets": Each(dict), "lineage": dict, "license": TEXT,
+    "limitations": Each(TEXT),
 }
 # fmt: on
 
 
-def check(value: Any, shape: Any, where: str) -> None:
-    """Refuse a value that has another shape: an unknown key, another type, a number out of range.
-
-    A shape is an object's exact keys, a pattern, a set of texts, a type, or one of the classes
-    above; a tuple of two means either.
-    """
-    if isinstance(shape, Maybe):
-        good = value is None
-        if not good:
-            check(value, shape.shape, where)
-            return
-    elif isinstance(shape, Each):
-        good = type(value) is list and len(value) >= shape.least
+def check(value: Any, shape: Any, where: str) -> bool:
+    """Refuse a value of another shape: unknown keys, another type, a number out of range."""
+    kind = shape.kind if isinstance(shape, Of) else ""
+    if kind == "maybe":
+        good = value is None or check(value, shape.shape, where)
+    elif kind == "list":
+        good = type(value) is list and len(value) >= shape.low
         for place, one in enumerate(value if good else ()):
             check(one, shape.shape, "%s[%d]" % (where, place))
-    elif isinstance(shape, Map) or type(shape) is dict:
-        good = type(value) is dict and (isinstance(shape, Map) or set(value) == set(shape))
+    elif kind == "map" or isinstance(shape, dict):
+        good = type(value) is dict and (kind == "map" or set(value) == set(shape))
         for key in value if good else ():
-            inner = shape.shape if isinstance(shape, Map) else shape[key]
-            check(value[key], inner, "%s.%s" % (where, key) if where else key)
-    elif isinstance(shape, Range):
-        good = type(value) in ((int, float) if shape.real else (int,))
+            check(value[key], shape.shape if kind else shape[key], "%s.%s" % (where, key))
+    elif kind:
+        good = type(value) is int or (kind == "real" and type(value) is float)
         good = good and shape.low <= value <= shape.high and abs(value) < INF
-    elif isinstance(shape, re.Pattern):
-        good = type(value) is str and shape.fullmatch(value) is not None
-    elif isinstance(shape, set):
-        good = type(value) is str and value in shape
+    elif isinstance(shape, (re.Pattern, set)):
+        told = shape.fullmatch if isinstance(shape, re.Pattern) else shape.__contains__
+        good = type(value) is str and bool(told(value))
     elif type(shape) is tuple:
-        check(value, shape[0] if type(value) is int else shape[1], where)
-        return
+        good = check(value, shape[type(value) is not int], where)
     else:
         good = type(value) is shape
     if not good:
-        raise refused("The manifest's %s is not as it must be." % shown(where or "top"))
+        raise refused("The manifest's %s is not as it must be." % shown(where[1:] or "top"))
+    return True
 
 
-def parse_manifest(raw: bytes) -> Dict[str, Any]:
-    """The manifest, when it is JSON in its one canonical spelling and of the one known shape.
-
-    Raises:
-        EdgeError: something else; says where.
-    """
+def parse_manifest(raw: bytes) -> dict[str, Any]:
+    """The manifest, when it is JSON in its one spelling and of the one known shape; else EdgeError
+    says where it is not."""
     try:
-        manifest = json.loads(
-            raw.decode("ascii"), parse_constant=no_number, parse_int=whole, parse_float=finite
-        )
+        hooks: Any = dict.fromkeys(("parse_constant", "parse_int", "parse_float"), number)
+        manifest = json.loads(raw.decode("ascii"), **hooks)
         again = canonical(manifest)
     except (ValueError, RecursionError):
         raise refused("%s is no JSON that a bundle may have." % MANIFEST) from None
@@ -346,23 +272,15 @@ def canonical(value: Any) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
-def no_number(text: str) -> float:
-    """NaN and infinities stand for nothing."""
-    raise ValueError(text)
+def number(text: str) -> float:
+    """A number that is one, of a sane length: very long ones take a quadratic time to read."""
+    value = float(text) if len(text) <= 40 else INF
+    if not abs(value) < INF:
+        raise ValueError(text)
+    return value if re.search("[.eE]", text) else int(text)
 
 
-def whole(text: str) -> int:
-    """A number of a sane length: longer ones take a quadratic time to read."""
-    return int(text) if len(text) <= 20 else int(no_number(text))
-
-
-def finite(text: str) -> float:
-    """A number that is one."""
-    value = float(text) if len(text) <= 40 else no_number(text)
-    return value if abs(value) < INF else no_number(text)
-
-
-def check_meaning(manifest: Dict[str, Any]) -> None:
+def check_meaning(manifest: dict[str, Any]) -> None:
     """Refuse a manifest that contradicts itself."""
     files, model, test = manifest["files"], manifest["model"], manifest["selftest"]
     folder = model["path"].rpartition("/")[0]
@@ -375,131 +293,59 @@ def check_meaning(manifest: Dict[str, Any]) -> None:
     total = sum(files[name]["size"] for name in [model["path"], *model["weights"]])
     if not all(inside) or total != model["bytes"]:
         raise refused("The manifest's model is not the files that it names.")
-    for target in manifest["targets"]:
-        figures = [target[key] for key in ("latency_p50_ms", "latency_p90_ms", "peak_memory_bytes")]
-        proof = target["evidence"]
-        known = proof is not None and proof.partition("#")[0] in files
-        if target["status"] == "tested" and (None in figures or not known):
-            raise refused("The tested target %s has no evidence." % shown(target["name"]))
-        if target["status"] == "expected" and (proof or figures != [None] * 3):
-            raise refused("The expected target %s has figures." % shown(target["name"]))
 
 
-# ------------------------------------------------------------------ a bundle, archive or folder
-class Opened:
-    """A bundle whose structure and manifest are checked; members are checked as they are read.
-
-    Attributes:
-        path: of the archive or folder.
-        manifest: bundle.json.
-        digest: its sha256, which names the bundle.
-        members: by name; without offsets where the bundle is a folder.
-    """
+# ------------------------------------------------------------------ a bundle
+class Opened(contextlib.AbstractContextManager):  # type: ignore[type-arg]
+    """A bundle whose structure and `manifest` are checked; members are checked as they are read.
+    `digest`, the manifest's sha256, names the bundle."""
 
     def __init__(self, path: str) -> None:
-        """Open a bundle, a .mpo file or the folder that it was unpacked into.
-
-        Raises:
-            EdgeError: there is none, or it is not as it must be.
-        """
+        """Open a .mpo file; else EdgeError says why it is none."""
         self.path = Path(path)
-        self.file: Optional[BinaryIO] = None
+        if self.path.exists() and not self.path.is_file():
+            raise EdgeError(USAGE, "%s is no file." % shown(path))
         try:
-            self.members = self._folder() if self.path.is_dir() else self._archive()
-            raw = b"".join(self.chunks(MANIFEST, known=False))
+            self.file = self.path.open("rb")
         except OSError as error:
-            self.close()
             told = "%s cannot be read: %s." % (shown(path), error.strerror)
             raise EdgeError(USAGE, told) from error
-        except EdgeError:
-            self.close()
-            raise
-        self.digest = hashlib.sha256(raw).hexdigest()
-        try:
-            self.manifest = parse_manifest(raw)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.file.close)
+            self.members = {member.name: member for member in read_members(self.file)}
+            raw = b"".join(self.chunks(MANIFEST, known=False))
+            self.digest, self.manifest = hashlib.sha256(raw).hexdigest(), parse_manifest(raw)
             self._agree()
-        except EdgeError:
-            self.close()
-            raise
-
-    def __enter__(self) -> "Opened":
-        return self
+            stack.pop_all()
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self.file is not None:
-            self.file.close()
-
-    def _archive(self) -> Dict[str, Member]:
-        if self.path.exists() and not self.path.is_file():
-            raise EdgeError(USAGE, "%s is no file." % shown(self.path))
-        self.file = self.path.open("rb")
-        return {member.name: member for member in read_members(self.file)}
-
-    def _folder(self) -> Dict[str, Member]:
-        names: Dict[str, Member] = {}
-        for folder, folders, files in os.walk(str(self.path)):
-            for name in folders + files:
-                path = Path(folder, name)
-                seen = path.lstat()
-                inside = path.relative_to(self.path).as_posix()
-                kind = stat.S_IFREG if name in files else stat.S_IFDIR
-                if stat.S_IFMT(seen.st_mode) != kind:
-                    raise refused("%s is a link or no file." % shown(inside))
-                if name in files:
-                    names[inside] = Member(inside, 0, seen.st_size, 0)
-            if len(names) > MEMBERS:
-                raise refused("The folder holds more than %d files." % MEMBERS)
-        if MANIFEST not in names:
-            raise EdgeError(USAGE, "%s holds no %s." % (shown(self.path), MANIFEST))
-        order = sorted(set(names) - {MANIFEST, SIGNATURE})
-        check_names([MANIFEST, *order, *({SIGNATURE} & set(names))])
-        return names
+        self.file.close()
 
     def _agree(self) -> None:
         """Members and manifest name the same files with the same sizes."""
-        files = self.manifest["files"]
-        here = set(self.members) - {MANIFEST, SIGNATURE}
-        for name in sorted(here ^ set(files)):
-            what = "is not in the manifest" if name in here else "is missing"
-            raise refused("Member %s %s." % (shown(name), what))
-        for name in sorted(here):
-            if self.members[name].size != files[name]["size"]:
-                raise refused("Member %s has another size than the manifest says." % shown(name))
+        here = {name: member.size for name, member in self.members.items()}
+        told = {name: entry["size"] for name, entry in self.manifest["files"].items()}
+        told.update({name: here[name] for name in (MANIFEST, SIGNATURE) if name in here})
+        for name, _ in sorted(here.items() ^ told.items()):
+            why = "of another size" if name in here and name in told else "added, or is missing"
+            raise refused("Member %s is %s." % (shown(name), why))
 
     def chunks(self, name: str, known: bool = True) -> Iterator[bytes]:
-        """A member's bytes, piece by piece; the last piece comes only when all were as they must.
-
-        Args:
-            known: it is in the manifest, whose sha256 it must have.
-
-        Raises:
-            EdgeError: other bytes than the manifest says.
-        """
+        """A member's bytes, piece by piece; the last piece comes only when all had the manifest's
+        sha256. The manifest itself and the signature are not `known` to it."""
         member = self.members[name]
         if not known and member.size > DOCUMENT:
             raise refused("%s has %d bytes; %d are the most." % (name, member.size, DOCUMENT))
-        file = self.file or (self.path / name).open("rb")
         digest, crc, left, held = hashlib.sha256(), 0, member.size, b""
-        try:
-            while left:
-                file.seek(member.offset + member.size - left)
-                part = file.read(min(left, CHUNK))
-                if not part:
-                    raise refused("Member %s ends early." % shown(name))
-                left -= len(part)
-                digest.update(part)
-                crc = zlib.crc32(part, crc)
-                if held:
-                    yield held
-                held = part
-        finally:
-            if self.file is None:
-                file.close()
-        if self.file is not None and crc != member.crc:
+        while left:
+            part = read_at(self.file, member.offset + member.size - left, min(left, CHUNK))
+            left -= len(part)
+            digest.update(part)
+            crc = zlib.crc32(part, crc)
+            if held:
+                yield held
+            held = part
+        if crc != member.crc:
             raise refused("Member %s is damaged." % shown(name))
         if known and digest.hexdigest() != self.manifest["files"][name]["sha256"]:
             raise refused("Member %s has other bytes than the manifest says." % shown(name))
@@ -509,82 +355,642 @@ class Opened:
         """A member's bytes at once."""
         return b"".join(self.chunks(name))
 
-    def signature(self) -> Optional[bytes]:
+    def signature(self) -> bytes | None:
         """The signature's bytes, unchecked; None when there is none."""
         if SIGNATURE not in self.members:
             return None
         return b"".join(self.chunks(SIGNATURE, known=False))
 
     def verify(self) -> None:
-        """Read every member.
-
-        Raises:
-            EdgeError: one has other bytes than the manifest says.
-        """
+        """Read every member; EdgeError when one has other bytes than the manifest says."""
         for name in self.manifest["files"]:
             for _ in self.chunks(name):
                 pass
         self.signature()
 
 
-def verify(asked: argparse.Namespace) -> Dict[str, Any]:
-    """Whether every byte of a bundle is what its manifest says."""
-    with Opened(asked.bundle) as bundle:
-        bundle.verify()
-        manifest, signed = bundle.manifest, bundle.signature() is not None
-        if asked.require_signature:
-            raise EdgeError(
-                REFUSED,
-                "A signature is required, and this program cannot check one."
-                if signed
-                else "A signature is required, and the bundle has none.",
-                "Check it where mpo is installed: mpo verify --key KEY.pub.",
-            )
-        return {
-            "ok": True,
-            "digest": bundle.digest,
-            "name": manifest["name"],
-            "version": manifest["version"],
-            "bundle_version": manifest["bundle_version"],
-            "files": len(manifest["files"]),
-            "bytes": sum(entry["size"] for entry in manifest["files"].values()),
-            "signature": "not checked" if signed else "none",
-        }
+# ------------------------------------------------------------------ this device
+def device() -> dict[str, Any]:
+    """This device, as far as a manifest asks."""
+    about: dict[str, Any] = {"arch": platform.machine(), "os": platform.system(), "gpu": gpu()}
+    about.update(python=platform.python_version(), onnxruntime="0", providers=[])
+    with contextlib.suppress(ImportError):
+        import onnxruntime
+
+        about["onnxruntime"] = onnxruntime.__version__
+        about["providers"] = onnxruntime.get_available_providers()
+    return about
 
 
-def info(asked: argparse.Namespace) -> Dict[str, Any]:
-    """The manifest."""
-    with Opened(asked.bundle) as bundle:
-        return {"digest": bundle.digest, "manifest": bundle.manifest}
+def allowed(manifest: dict[str, Any]) -> list[str]:
+    """The providers that may run the model, the best first."""
+    told = manifest["runtime"]
+    return list(dict.fromkeys(told["providers"] + PROVIDERS[: told["fallback"] == "allow"]))
 
 
-COMMANDS: Dict[str, Callable[[argparse.Namespace], Dict[str, Any]]] = {
-    "verify": verify,
-    "info": info,
+def own_folder(kind: str) -> Path:
+    """This user's private folder: "cache" for what can be made again, "config" for the key."""
+    base = os.environ.get("MPO_EDGE_HOME") or os.environ.get("XDG_%s_HOME" % kind.upper())
+    folder = Path(base or Path.home() / ("." + kind)) / ("mpo-edge-" + kind)
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    seen = folder.lstat()
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid() or seen.st_mode & 0o022:
+        told = "%s is not this user's alone: what lies there is not believed." % shown(folder)
+        raise EdgeError(REFUSED, told, "Delete it, or name another folder with MPO_EDGE_HOME.")
+    return folder
+
+
+def store(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a private file, whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=str(path.parent)) as folder:
+        new = Path(folder) / "new"
+        new.touch(0o600)
+        with new.open("wb") as file:
+            for part in chunks:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+
+
+def same(path: Path, sha: str) -> bool:
+    """Whether a file is there, no link, and has this sha256."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for part in iter(lambda: file.read(CHUNK), b""):
+            digest.update(part)
+    return digest.hexdigest() == sha
+
+
+def laid_out(bundle: Opened) -> Path:
+    """The model's path on disk, every byte of it and of its weights checked now; they are copied
+    once into this user's cache."""
+    model, files = bundle.manifest["model"], bundle.manifest["files"]
+    shas = {name: files[name]["sha256"] for name in [model["path"], *model["weights"]]}
+    folder = own_folder("cache") / hashlib.sha256(canonical(shas)).hexdigest()
+    folder.mkdir(0o700, exist_ok=True)
+    for name, sha in shas.items():
+        if not same(folder / Path(name).name, sha):
+            store(folder / Path(name).name, bundle.chunks(name))
+    path = folder / Path(model["path"]).name
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        check_weights(raw, {Path(name).name.encode() for name in model["weights"]})
+    return path
+
+
+# Where an ONNX file may name other files: message -> field -> message, down to a tensor's entries.
+# fmt: off
+TENSORS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"}, "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"}, "function": {7: "node", 11: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "node": {5: "attribute"}, "sparse": {1: "tensor", 2: "tensor"}, "tensor": {13: "entry"},
+    "entry": {},
 }
+# fmt: on
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def check_weights(raw: Any, known: set[bytes]) -> None:
+    """Refuse a model that reads weights from any file but those of the bundle, wherever in nested
+    graphs, functions and sparse tensors it says so: older runtimes follow links and "../"."""
+    pending = [("model", 0, len(raw))]
+    while pending:
+        kind, place, end = pending.pop()
+        texts = []
+        while place < end:
+            tag, place = varint(raw, place, end)
+            size = {1: 8, 5: 4}.get(tag & 7, 0)
+            if tag & 7 in (0, 2):
+                value, place = varint(raw, place, end)
+                size = value if tag & 7 == 2 else 0
+            if tag & 7 in (3, 4, 6, 7) or place + size > end:
+                raise refused("The model is no ONNX file.")
+            if tag & 7 == 2 and tag >> 3 in TENSORS[kind]:
+                pending.append((TENSORS[kind][tag >> 3], place, place + size))
+            elif tag & 7 == 2 and kind == "entry":
+                texts.append((tag >> 3, raw[place : place + size]))
+            place += size
+        named = [text for field, text in texts if field == 2]
+        if (1, b"location") in texts and (len(texts) != 2 or named[0] not in known):
+            raise refused("The model reads weights from %s." % shown(named))
+
+
+def varint(raw: Any, place: int, end: int) -> tuple[int, int]:
+    """A protobuf integer, and where it ends."""
+    value = 0
+    for count, byte in enumerate(raw[place : min(end, place + 10)]):
+        value |= (byte & 127) << 7 * count
+        if byte < 128:
+            return value, place + count + 1
+    raise refused("The model is no ONNX file.")
+
+
+# ------------------------------------------------------------------ arrays
+def read_arrays(raw: bytes, only: str = "") -> dict[str, Any]:
+    """Arrays by name out of an .npz, or under the name `only` out of an .npy; no array of objects,
+    and none larger than the file."""
+    import numpy
+
+    try:
+        found = numpy.load(io.BytesIO(raw), allow_pickle=False)
+        if isinstance(found, numpy.ndarray):
+            return {only: found}
+        if any(one.compress_type or one.file_size > len(raw) for one in found.zip.infolist()):
+            raise ValueError("compressed; write it with numpy.savez")
+        return {name: found[name] for name in found.files}
+    except (ValueError, OSError, EOFError, KeyError, MemoryError, RuntimeError) as error:
+        raise EdgeError(USAGE, "No file of plain arrays: %s" % shown(error)) from error
+
+
+def calls_of(bundle: Opened) -> list[list[dict[str, Any]]]:
+    """The self-test's inputs and expected outputs: a dictionary a call, named CALL:NAME there."""
+    test, both = bundle.manifest["selftest"], []
+    for key in ("inputs", "outputs"):
+        arrays = read_arrays(bundle.read(test[key]))
+        names = [one["name"] for one in bundle.manifest[key]]
+        calls = range(test["samples"])
+        if set(arrays) != {"%d:%s" % (call, name) for call in calls for name in names}:
+            raise refused("The self-test's %s are not those of the model." % key)
+        both.append([{name: arrays["%d:%s" % (n, name)] for name in names} for n in calls])
+    return both
+
+
+def proved(bundle: Opened, backend: Any, most: int) -> dict[str, Any]:
+    """The outputs of so many samples beside the expected ones: all near enough, and how near."""
+    import numpy
+
+    near, (inputs, wanted) = bundle.manifest["selftest"][backend.near], calls_of(bundle)
+    worst, cosine, passed = 0.0, 1.0, 0
+    for feeds, expected in list(zip(inputs, wanted))[:most]:
+        got, good = backend.run(feeds), True
+        for name, want in expected.items():
+            one, two = (numpy.asarray(x, numpy.float64).ravel() for x in (got[name], want))
+            if got[name].shape != want.shape or not numpy.isfinite(one).all():
+                good = False
+                continue
+            off = float(numpy.abs(one - two).max(initial=0.0))
+            norm = float(numpy.linalg.norm(one) * numpy.linalg.norm(two))
+            angle = float(one @ two) / norm if norm else float(off <= near["atol"])
+            limit = near["atol"] + near["rtol"] * float(numpy.abs(two).max(initial=0.0))
+            worst, cosine = max(worst, off), min(cosine, angle)
+            good = good and off <= limit and angle >= near["cosine"]
+        passed += good
+    samples = min(most, len(inputs))
+    about = {"backend": backend.name, "about": backend.about, "samples": samples, "passed": passed}
+    return {**about, "ok": passed == samples, "max_abs": worst, "cosine": cosine}
+
+
+# ------------------------------------------------------------------ ONNX Runtime
+LEVELS = {"all": 99, "extended": 2, "basic": 1, "none": 0}
+EMPTY = bytes.fromhex(  # y = x, one number: what memory is measured above
+    "08083a360a100a017812017922084964656e7469747912005a0f0a0178120a0a08080112040a02080162"
+    "0f0a0179120a0a08080112040a02080142040a001011"
+)
+
+
+class Runtime:
+    """The model in ONNX Runtime, with the options that its figures were measured with."""
+
+    near = "runtime"
+
+    def __init__(self, manifest: dict[str, Any], provider: str, path: Path | None) -> None:
+        """Open the model, or without a path the one that does nothing."""
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+        told, options = manifest["runtime"]["session"], onnxruntime.SessionOptions()
+        kinds = [one for one in vars(states).values() if isinstance(one, type)]
+        self.errors: Any = tuple(one for one in kinds if issubclass(one, Exception))
+        self.errors += (RuntimeError, ValueError)
+        self.name, self.about = provider, "onnxruntime " + onnxruntime.__version__
+        if told["mmap_threshold_bytes"] and sys.platform.startswith("linux"):
+            with contextlib.suppress(AttributeError):  # not glibc
+                ctypes.CDLL(None).mallopt(-3, told["mmap_threshold_bytes"])  # M_MMAP_THRESHOLD
+        options.intra_op_num_threads, options.inter_op_num_threads = told["threads"], 1
+        options.enable_cpu_mem_arena, options.log_severity_level = told["arena"], 4
+        level = onnxruntime.GraphOptimizationLevel(LEVELS[told["optimization"]])
+        options.graph_optimization_level = level
+        spinning, packing = "01"[told["spinning"]], "10"[told["prepacking"]]
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        options.add_session_config_entry("session.disable_prepacking", packing)
+        number = {"device_id": told["device"].partition(":")[2] or "0"}
+        asked = (provider, number if provider == PROVIDERS[1] else {})
+        model = EMPTY if path is None else str(path)
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, [asked])
+        except self.errors as error:
+            raise EdgeError(FAILED, "ONNX Runtime cannot load it: %s" % shown(error)) from error
+        if self.session.get_providers()[0] != provider:  # it falls back without a word
+            raise EdgeError(UNFIT, "ONNX Runtime has no %s here." % provider)
+        self.outputs = [one.name for one in self.session.get_outputs()]
+
+    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        """Outputs by name; EdgeError when the inputs do not fit, or the runtime fails."""
+        try:
+            return dict(zip(self.outputs, self.session.run(None, feeds)))
+        except self.errors as error:
+            raise EdgeError(FAILED, "ONNX Runtime failed: %s" % shown(error)) from error
+
+
+def ways(bundle: Opened, state: dict[str, Any], build: bool) -> Iterator[Any]:
+    """Everything that may run the model here, opened, the best first: an engine, ONNX Runtime on
+    the GPU, ONNX Runtime on the CPU if the manifest allows it. What fails goes to "fallbacks"."""
+    path = laid_out(bundle)
+    state.update(backend=None, engine="none", fallbacks=[])
+    for name in ["engine"] * bool(bundle.manifest["engine"]) + allowed(bundle.manifest):
+        try:
+            if name == "engine":
+                yield engine_of(bundle, path, state, build)
+            else:
+                yield Runtime(bundle.manifest, name, path)
+        except EdgeError as error:
+            state["fallbacks"].append("%s: %s" % (name, error))
+
+
+def start(bundle: Opened, build: bool = True) -> tuple[Any, dict[str, Any]]:
+    """The best that runs the model here, proved on the first sample, and the state that tells how
+    it came; EdgeError (exit code 6) when nothing that the manifest allows does."""
+    state: dict[str, Any] = {}
+    for backend in ways(bundle, state, build):
+        try:
+            state["selftest"] = proved(bundle, backend, 1)
+            if state["selftest"]["ok"]:
+                state["backend"] = backend.name
+                return backend, state
+            raise EdgeError(FAILED, "the first sample came out wrong")
+        except EdgeError as error:
+            state["fallbacks"].append("%s: %s" % (backend.name, error))
+    why = "; ".join(state["fallbacks"])
+    raise EdgeError(UNFIT, "Nothing that the manifest allows runs this model here.", why)
+
+
+# ------------------------------------------------------------------ engines
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+DAY = 86400.0
+
+
+def gpu() -> dict[str, str]:
+    """The first GPU as its driver tells of it; empty where there is none."""
+    count, which, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name, uuid = ctypes.create_string_buffer(256), ctypes.create_string_buffer(16)
+    with contextlib.suppress(OSError):
+        cuda = ctypes.CDLL("libcuda.so.1")
+        if not cuda.cuInit(0) and not cuda.cuDeviceGetCount(ctypes.byref(count)) and count.value:
+            cuda.cuDeviceGet(ctypes.byref(which), 0)
+            cuda.cuDeviceGetName(name, 256, which)
+            cuda.cuDeviceGetUuid(uuid, which)
+            cuda.cuDriverGetVersion(ctypes.byref(driver))
+            told = {"name": name.value.decode("ascii", "replace"), "driver": str(driver.value)}
+            return {**told, "uuid": hashlib.sha256(uuid.raw).hexdigest()[:16]}
+    return {}
+
+
+class Engine:
+    """An engine on the GPU. It is native code: only what was built here, and signed, comes here."""
+
+    near = "engine"
+
+    def __init__(self, backend: str, raw: bytes) -> None:
+        """Load it; code for the host inside of it is never allowed."""
+        self.trt = trt = importlib.import_module(MODULES[backend])
+        self.name, self.about = backend, "%s %s" % (MODULES[backend], trt.__version__)
+        self.cuda: Any = ctypes.CDLL("libcuda.so.1")
+        self.rooms: dict[tuple[str, int], int] = {}
+        which, context = ctypes.c_int(), ctypes.c_void_p()
+        self.call("cuInit", 0)
+        self.call("cuDeviceGet", ctypes.byref(which), 0)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), which)
+        self.call("cuCtxSetCurrent", context)
+        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        if hasattr(runtime, "engine_host_code_allowed"):
+            runtime.engine_host_code_allowed = False
+        self.engine = runtime.deserialize_cuda_engine(raw)
+        if self.engine is None:
+            raise EdgeError(PARTIAL, "the runtime does not take the engine on this GPU")
+        self.context = self.engine.create_execution_context()
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """One call of the driver."""
+        code = getattr(self.cuda, name)(*arguments)
+        if code:
+            raise EdgeError(PARTIAL, "%s failed with CUDA error %d" % (name, code))
+
+    def room(self, name: str, array: Any) -> tuple[Any, Any, Any]:
+        """Where a tensor lies on the GPU and here, and its bytes; kept for the next call."""
+        key, size = (name, array.nbytes), ctypes.c_size_t(max(array.nbytes, 1))
+        if key not in self.rooms:
+            address = ctypes.c_uint64()
+            self.call("cuMemAlloc_v2", ctypes.byref(address), size)
+            self.rooms[key] = address.value
+        self.context.set_tensor_address(name, self.rooms[key])
+        here, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        return ctypes.c_uint64(self.rooms[key]), here, size
+
+    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        """Outputs by name."""
+        import numpy
+
+        engine, outputs = self.engine, {}
+        names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+        kinds = {name: self.trt.nptype(engine.get_tensor_dtype(name)) for name in names}
+        taken = [n for n in names if engine.get_tensor_mode(n) == self.trt.TensorIOMode.INPUT]
+        for name in taken:
+            array = numpy.ascontiguousarray(feeds[name], kinds[name])
+            if not self.context.set_input_shape(name, array.shape):
+                raise EdgeError(PARTIAL, "the engine does not take the shape of %s" % name)
+            self.call("cuMemcpyHtoD_v2", *self.room(name, array))
+        for name in set(names) - set(taken):
+            outputs[name] = numpy.empty(tuple(self.context.get_tensor_shape(name)), kinds[name])
+            self.room(name, outputs[name])
+        if not self.context.execute_async_v3(0):
+            raise EdgeError(PARTIAL, "the engine refused to run")
+        self.call("cuCtxSynchronize")
+        for name, array in outputs.items():
+            there, here, size = self.room(name, array)
+            self.call("cuMemcpyDtoH_v2", here, there, size)
+        return outputs
+
+
+def signed(key: str, payload: bytes) -> bytes:
+    """The mark of what this user's own key vouches for; made on the first use."""
+    path = own_folder("config") / "key"
+    if not path.exists():
+        store(path, [os.urandom(32)])
+    return hmac.new(path.read_bytes(), key.encode() + b"\0" + payload, "sha256").digest()
+
+
+def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) -> Engine:
+    """The engine by the manifest's recipe: the one that was built and signed here for this model,
+    library, GPU and driver, else a new one. A build that fails is not tried again for a day."""
+    told, model, files = (bundle.manifest[key] for key in ("engine", "model", "files"))
+    if importlib.util.find_spec(MODULES[told["backend"]]) is None:
+        raise EdgeError(PARTIAL, "%s is not installed" % MODULES[told["backend"]])
+    version = str(importlib.import_module(MODULES[told["backend"]]).__version__)
+    shas = [files[name]["sha256"] for name in [model["path"], *model["weights"]]]
+    key = hashlib.sha256(canonical([shas, told, version, gpu()])).hexdigest()
+    entry, failure = (own_folder("cache") / (key + end) for end in (".engine", ".failed"))
+    if entry.is_file():
+        raw = entry.read_bytes()
+        if hmac.compare_digest(raw[:32], signed(key, raw[32:])):
+            state["engine"] = "cached"
+            return Engine(told["backend"], raw[32:])
+        entry.unlink()
+        state["fallbacks"].append("engine: the cached one was not signed here; it is built again")
+    if not build:
+        raise EdgeError(PARTIAL, "none is built yet: mpo_edge.py build-engine")
+    if failure.is_file() and 0 <= time.time() - failure.stat().st_mtime < DAY:
+        raise EdgeError(PARTIAL, "the last build failed: " + failure.read_text()[:NAME])
+    with tempfile.TemporaryDirectory(prefix="mpo-edge-") as folder:
+        output = Path(folder) / "engine"
+        try:
+            built(bundle, path, output)
+        except EdgeError as error:
+            store(failure, [error.message.encode("ascii", "replace")])
+            raise
+        raw = output.read_bytes()
+    store(entry, [signed(key, raw), raw])
+    state["engine"] = "built"
+    return Engine(told["backend"], raw)
+
+
+INSIDE = ".mpo" + os.sep in __file__  # started out of a bundle
+MYSELF = __file__.partition(".mpo" + os.sep)[0] + ".mpo" if INSIDE else __file__
+
+
+def child_of(asked: dict[str, Any]) -> list[str]:
+    """The command line of a child of this program."""
+    return [sys.executable, MYSELF, "_child", json.dumps(asked, default=str)]
+
+
+def built(bundle: Opened, path: Path, output: Path) -> None:
+    """Build in a child with limits on its time and memory; it runs the engine once, too."""
+    told = bundle.manifest["engine"]
+    asked = {"does": "build_here", "bundle": bundle.path, "model": path, "output": output}
+    child = subprocess.Popen(child_of(asked), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    limit = told["memory_bytes"] or told_by("meminfo", "MemAvailable") * 9 // 10 or 1 << 40
+    end = time.monotonic() + told["timeout_s"]
+    try:
+        while child.poll() is None:
+            if time.monotonic() > end:
+                raise EdgeError(PARTIAL, "the build took longer than %g s" % told["timeout_s"])
+            if told_by("%d/status" % child.pid, "VmRSS") > limit:
+                raise EdgeError(PARTIAL, "the build held more than %d bytes" % limit)
+            time.sleep(0.05)
+    finally:
+        child.kill()
+        said = child.communicate()[0][-4096:].decode("ascii", "replace").strip().split("\n")[-1]
+    if child.returncode:
+        why = json.loads(said)["error"] if said.startswith('{"error"') else "no reason is given"
+        raise EdgeError(PARTIAL, "the build ended with %d: %s" % (child.returncode, why))
+
+
+def build_here(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """The child's part of a build."""
+    told = bundle.manifest["engine"]
+    trt = importlib.import_module(MODULES[told["backend"]])
+    plain = [told[key] for key in ("version_compatible", "refit", "compute_capabilities")]
+    if any(plain) or (told["hardware"], told["precision"]) != ("this", "onnx"):
+        raise EdgeError(PARTIAL, "the recipe asks for more than the file's own types on this GPU")
+    log, kinds = trt.Logger(trt.Logger.ERROR), trt.NetworkDefinitionCreationFlag
+    builder, names = trt.Builder(log), ("EXPLICIT_BATCH", "STRONGLY_TYPED")
+    flags = sum(1 << int(getattr(kinds, name)) for name in names if hasattr(kinds, name))
+    network, config = builder.create_network(flags), builder.create_builder_config()
+    parser, profile = trt.OnnxParser(network, log), builder.create_optimization_profile()
+    if not parser.parse_from_file(asked.model):
+        raise EdgeError(PARTIAL, "the parser does not take it: %s" % parser.get_error(0).desc())
+    if told["workspace_bytes"]:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, told["workspace_bytes"])
+    if told["optimization_level"] is not None:
+        config.builder_optimization_level = told["optimization_level"]
+    for name, row in told["shapes"].items():
+        profile.set_shape(name, *(tuple(row[key]) for key in ("min", "opt", "max")))
+    if told["shapes"]:
+        config.add_optimization_profile(profile)
+    raw = builder.build_serialized_network(network, config)
+    if raw is None:
+        raise EdgeError(PARTIAL, "the library builds no engine and gives no reason")
+    if not gpu():
+        raise EdgeError(PARTIAL, "an engine is built, but no GPU is here to prove it on")
+    if not proved(bundle, Engine(told["backend"], bytes(raw)), 1)["ok"]:
+        raise EdgeError(PARTIAL, "the engine's first sample came out wrong")
+    Path(asked.output).write_bytes(bytes(raw))
+    return {}
+
+
+# ------------------------------------------------------------------ figures
+def told_by(file: str, key: str) -> int:
+    """A figure of /proc in bytes (VmHWM is a process's own peak); 0 where there is none."""
+    with contextlib.suppress(OSError), open("/proc/" + file) as lines:  # noqa: PTH123
+        for line in lines:
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def measure(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """One fresh process: load, first call, warm-up, single calls, the peak."""
+    import numpy
+
+    feeds, empty = calls_of(bundle)[0][0], asked.kind == "empty"
+    path = None if empty else laid_out(bundle)
+    begin = time.perf_counter()
+    if path and asked.backend in MODULES:
+        backend: Any = engine_of(bundle, path, {"fallbacks": []}, build=False)
+    else:
+        name = asked.backend if asked.backend in PROVIDERS else PROVIDERS[0]
+        backend = Runtime(bundle.manifest, name, path)
+    if empty:
+        feeds = {"x": numpy.zeros(1, numpy.float32)}
+    loaded, load_peak, times = time.perf_counter(), told_by("self/status", "VmHWM"), [0.0] * 10**5
+    backend.run(feeds)
+    first, taken = time.perf_counter(), 0
+    while not empty and time.perf_counter() - first < 0.3:
+        backend.run(feeds)
+    last = end = time.perf_counter() + (0 if empty else asked.seconds)
+    while taken < (3 if empty else 30) or (last < end and taken < len(times)):
+        last = time.perf_counter()
+        backend.run(feeds)
+        times[taken], taken = (time.perf_counter() - last) * 1e3, taken + 1
+    peak, times = told_by("self/status", "VmHWM"), sorted(times[:taken])
+    told = {"latency_p50_ms": times[taken // 2], "latency_p90_ms": times[taken * 9 // 10]}
+    told.update(load_ms=(loaded - begin) * 1e3, first_ms=(first - loaded) * 1e3)
+    return {**told, "load_memory_bytes": load_peak, "peak_memory_bytes": peak, "calls": taken}
+
+
+def bench(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """Latency and peak memory here, in fresh processes."""
+    state, told = start(bundle, build=not asked.no_build)[1], bundle.manifest["runtime"]
+    rows: dict[str, list[dict[str, float]]] = {"model": [], "empty": []}
+    for kind in list(rows) * asked.processes:
+        # A small shell between: the kernel hands a parent's peak memory to its child.
+        more = {"does": "measure", "bundle": bundle.path, "backend": state["backend"], "kind": kind}
+        line = ["/bin/sh", "-c", '"$@"; exit $?', "mpo-edge"]
+        line += child_of({**more, "seconds": asked.seconds})
+        done = subprocess.run(line, stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            raise EdgeError(FAILED, "A measuring process ended with %d." % done.returncode)
+        rows[kind].append(json.loads(done.stdout.decode()))
+    middle = asked.processes // 2
+    figures, floor = (
+        {k: sorted(x[k] for x in own)[middle] for k in own[0]} for own in rows.values()
+    )
+    for key in ("load_memory_bytes", "peak_memory_bytes"):
+        figures[key] = max(0, figures[key] - floor[key])
+    here = {"schema": "mpo.edge-bench/1", "state": state, "device": device()}
+    here.update(threads=told["session"]["threads"], batch=told["batch"], digest=bundle.digest)
+    return {**here, **figures, "processes": asked.processes}
+
+
+# ------------------------------------------------------------------ the commands
+def verify(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """Whether every byte of a bundle is what its manifest says (0, else 8)."""
+    bundle.verify()
+    signature = "none" if bundle.signature() is None else "not checked"
+    if asked.require_signature:
+        why = "A signature is required; this program checks none, and the bundle's is: %s."
+        hint = "Check it with the program beside this one: mpo_signature.py FILE --key KEY."
+        raise EdgeError(REFUSED, why % signature, hint)
+    told = {key: bundle.manifest[key] for key in ("name", "version", "bundle_version")}
+    return {"ok": True, "digest": bundle.digest, **told, "signature": signature}
+
+
+def info(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """The manifest, and whether this device fits it (0, else 6)."""
+    here, told, reasons = device(), bundle.manifest["runtime"], []
+    for key in ("python", "onnxruntime"):
+        have, need = ([int(n) for n in re.findall("[0-9]+", x[key])[:3]] for x in (here, told))
+        if have < need:
+            reasons.append("%s is %s; %s is the least." % (key, here[key], told[key]))
+    if not set(allowed(bundle.manifest)) & set(here["providers"]):
+        reasons.append("onnxruntime has none of %s." % ", ".join(allowed(bundle.manifest)))
+    about = {"fits": not reasons, "reasons": reasons, "device": here, "digest": bundle.digest}
+    return {**about, "manifest": bundle.manifest, "exit_code": UNFIT if reasons else OK}
+
+
+def selftest(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """Known samples through everything that may run the model here (0, else 1)."""
+    bundle.verify()
+    state: dict[str, Any] = {}
+    rows = [proved(bundle, one, 8) for one in ways(bundle, state, not asked.no_build)]
+    ok = bool(rows) and all(row["ok"] for row in rows)
+    told = {"ok": ok, "digest": bundle.digest, "backends": rows, "state": state}
+    return {**told, "exit_code": OK if ok else FAILED if rows else UNFIT}
+
+
+def run(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """The model on an .npz, or an .npy when it has one input; --output keeps the outputs."""
+    import numpy
+
+    tensors = {one["name"]: one for one in bundle.manifest["inputs"]}
+    arrays = read_arrays(Path(asked.input).read_bytes(), next(iter(tensors)))
+    for name, one in tensors.items():
+        array, axes = arrays.get(name), one["shape"]
+        wrong = array is None or array.dtype != one["dtype"] or array.ndim != len(axes)
+        if wrong or set(arrays) != set(tensors):
+            asks = "%s %s" % (one["dtype"], "x".join(map(str, axes)))
+            hint = "Arrays are named as the model's inputs: mpo_edge.py info."
+            raise EdgeError(USAGE, "Input %s must be %s." % (shown(name), asks), hint)
+    backend, state = start(bundle, build=not asked.no_build)
+    outputs, told = backend.run(arrays), {}
+    for name, array in outputs.items():
+        values = array.tolist() if array.size <= 1000 and not asked.output else None
+        told[name] = {"shape": list(array.shape), "values": values}
+    if asked.output:
+        file = io.BytesIO()
+        numpy.savez(file, **outputs)
+        store(Path(asked.output), [file.getvalue()])
+    return {"state": state, "outputs": told}
+
+
+def build_engine(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
+    """A TensorRT engine by the manifest's recipe, proved on a sample and kept (0, else 7)."""
+    state: dict[str, Any] = {"fallbacks": []}
+    if not bundle.manifest["engine"]:
+        raise EdgeError(PARTIAL, "The manifest has no recipe for an engine.")
+    engine = engine_of(bundle, laid_out(bundle), state, build=True)
+    return {"state": {**state, "backend": engine.name, "about": engine.about}}
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The command line; children of this program get their request as JSON."""
+    if arguments[:1] == ["_child"]:
+        asked = argparse.Namespace(**json.loads(arguments[1]))
+        asked.does = {"build_here": build_here, "measure": measure}[asked.does]
+        return asked
     line = argparse.ArgumentParser(prog="mpo_edge.py", description=(__doc__ or "").split("\n")[0])
     commands = line.add_subparsers(dest="command", required=True)
-    for name, does in COMMANDS.items():
-        one = commands.add_parser(name, help=(does.__doc__ or "").split("\n")[0])
-        one.add_argument("bundle", help="a .mpo file, or the folder that it was unpacked into")
-        if name == "verify":
+    for does in (verify, info, selftest, run, bench, build_engine):
+        name, help_text = does.__name__.replace("_", "-"), (does.__doc__ or "").split("\n")[0]
+        one = commands.add_parser(name, help=help_text)
+        one.add_argument(
+            "bundle", nargs="?" if INSIDE else None, default=MYSELF, help="a .mpo file"
+        )
+        one.set_defaults(does=does)
+        if does is verify:
             one.add_argument("--require-signature", action="store_true", help="refuse without one")
-    return line
+        if does in (selftest, run, bench):
+            one.add_argument("--no-build", action="store_true", help="build no engine now")
+        if does is run:
+            one.add_argument("--input", required=True, help="an .npz, or an .npy")
+            one.add_argument("--output", help="write the outputs to this .npz")
+        if does is bench:
+            one.add_argument("--seconds", type=float, default=1.0, help="of sampling a process")
+            one.add_argument("--processes", type=int, default=3, help="fresh ones")
+    return line.parse_args(arguments)
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
-    """Do one command; its answer goes to stdout as JSON, its exit code back."""
-    asked = parser().parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Do one command; its answer goes to stdout as one line of JSON, its exit code back."""
+    asked = parsed(sys.argv[1:] if arguments is None else arguments)
     try:
-        answer, code = COMMANDS[asked.command](asked), OK
+        with Opened(asked.bundle) as bundle:
+            answer = asked.does(bundle, asked)
         code = int(answer.pop("exit_code", OK))
-    except EdgeError as error:
-        code = error.code
-        answer = {"error": error.message, "hint": error.hint, "exit_code": code}
+    except (EdgeError, OSError, MemoryError) as error:
+        code = getattr(error, "code", FAILED)
+        answer = {"error": str(error), "hint": getattr(error, "hint", ""), "exit_code": code}
     sys.stdout.write(json.dumps(answer, ensure_ascii=True) + "\n")
     return code
 

@@ -80,7 +80,7 @@ def told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_bundle(path: Path) -> Iterator[OpenBundle]:
-    """A bundle, a .mpo file or the folder that it was unpacked into.
+    """A bundle: a .mpo file.
 
     Raises:
         UsageError: nothing there that can be read.

@@ -12,13 +12,17 @@ import click
 from mpo import __version__
 from mpo.cli.analyze import analyze
 from mpo.cli.bench import bench
+from mpo.cli.contract import contract
+from mpo.cli.decompose import decompose
 from mpo.cli.doctor import doctor
 from mpo.cli.export import export
 from mpo.cli.history import history
 from mpo.cli.optimize import optimize
+from mpo.cli.package import package
 from mpo.cli.plan import plan
 from mpo.cli.profile import profile
 from mpo.cli.report import report
+from mpo.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -28,7 +32,21 @@ def cli() -> None:
     measured to fit, and the proof."""
 
 
-for command in (optimize, plan, analyze, export, report, profile, doctor, bench, history):
+for command in (
+    optimize,
+    plan,
+    analyze,
+    export,
+    report,
+    profile,
+    doctor,
+    bench,
+    history,
+    contract,
+    decompose,
+    package,
+    verify,
+):
     cli.add_command(command)
 
 

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from mpo.cli.options import recipe_of, run_options, subject_options
+from mpo.cli.options import recipe_of, run_options, subject_options, with_options
 from mpo.cli.running import run
 from mpo.cli.showing import show_report
 
-STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3}
+STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3, "contract-broken": 4}
 PARTIAL = 7
+
+
+def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what the result may lose and how it is trained."""
+    options = (
+        click.option("--max-drop", help="Quality that may be lost (1%)."),
+        click.option("--epochs", type=int, help="Most passes over the training data (10)."),
+        click.option(
+            "--candidates", type=int, help="Diverse plans that a short recovery compares (2)."
+        ),
+        click.option(
+            "--distil",
+            type=click.Choice(["plain", "boundary"]),
+            help="boundary: recovery learns most where the original hardly decides.",
+        ),
+        click.option(
+            "--contract",
+            is_flag=False,
+            flag_value="eps=5%",
+            help="Accept only what does not break this contract: eps=5%,region=10%,mass=10%,...",
+        ),
+    )
+    return with_options(command, options)
 
 
 @click.command()
@@ -21,14 +45,12 @@ PARTIAL = 7
 @click.option(
     "--method", type=click.Choice(["mpruner", "mpruner-paper"]), help="mpruner is the default."
 )
-@click.option("--max-drop", help="Quality that may be lost (1%).")
-@click.option("--epochs", type=int, help="Most passes over the training data in recovery (10).")
+@recovery_options
 @click.option(
     "--export",
     multiple=True,
     help="Formats of the result beside ONNX: openvino, tensorrt-rtx; commas between.",
 )
-@click.option("--candidates", type=int, help="Diverse plans that a short recovery compares (2).")
 def optimize(
     subject: str | None,
     output: Path | None,

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from mpo.errors import MpoError
+from mpo.render.names import clean
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -23,11 +24,10 @@ def run(work: Callable[[], int], *, verbose: bool, as_json: bool) -> NoReturn:
     try:
         code = work()
     except MpoError as error:
-        if verbose:
-            traceback.print_exc()
-        click.echo(f"error: {error.message}", err=True)
+        _trace(verbose)
+        click.echo(f"error: {clean(error.message)}", err=True)
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            click.echo(f"hint: {clean(error.hint)}", err=True)
         if as_json:
             told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
             click.echo(json.dumps({"schema": "mpo.error/1", **told}, indent=1))
@@ -36,16 +36,22 @@ def run(work: Callable[[], int], *, verbose: bool, as_json: bool) -> NoReturn:
         click.echo("interrupted; finished stages are kept: run the same command again", err=True)
         code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort: no trace on a user's screen
-        if verbose:
-            traceback.print_exc()
+        _trace(verbose)
         first = str(error).strip().split("\n")[0]
-        click.echo(f"error: {type(error).__name__}: {first}", err=True)
+        click.echo(f"error: {type(error).__name__}: {clean(first)}", err=True)
         click.echo(
             "hint: this is a fault in mpo; run with -v for the trace and report it", err=True
         )
         code = 1
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _trace(verbose: bool) -> None:
+    """The Python trace, when it was asked for; what files and devices say stays plain in it."""
+    if verbose:
+        for line in traceback.format_exc().splitlines():
+            click.echo(f"{' ' * (len(line) - len(line.lstrip()))}{clean(line.lstrip())}", err=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -110,19 +110,7 @@ def _measured(which: Which, runs: BenchRuns, batch: int) -> Iterator[BenchMetric
             n_samples=len(values) if once else calls,
             **(_how(which, runs) if memory else {"method": "alone"}),
         )
-    inside = [one.device_p50_ms for one in runs.alone[which]]
-    if device := [value for value in inside if value is not None]:
-        yield BenchMetric(
-            name="latency.device",
-            unit="ms",
-            subject=which,
-            target=runs.target,
-            value=statistics.median(device),
-            ci95=_interval(device),
-            n_processes=len(device),
-            n_samples=calls,
-            method="device events, copies excluded; the other latencies are wall time with them",
-        )
+    yield from _device(which, runs, calls)
     kept = runs.samples_ms.get(which, ())
     enough = len(kept) >= P99_SAMPLES
     yield BenchMetric(
@@ -146,6 +134,23 @@ def _measured(which: Which, runs: BenchRuns, batch: int) -> Iterator[BenchMetric
         n_samples=calls,
         method="batch / p50",
     )
+
+
+def _device(which: Which, runs: BenchRuns, calls: int) -> Iterator[BenchMetric]:
+    """The GPU's own time, where something tells it."""
+    inside = [one.device_p50_ms for one in runs.alone[which]]
+    if device := [value for value in inside if value is not None]:
+        yield BenchMetric(
+            name="latency.device",
+            unit="ms",
+            subject=which,
+            target=runs.target,
+            value=statistics.median(device),
+            ci95=_interval(device),
+            n_processes=len(device),
+            n_samples=calls,
+            method="device events, copies excluded; the other latencies are wall time with them",
+        )
 
 
 def _how(which: Which, runs: BenchRuns) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpo.errors import InfeasibleError
+from mpo.pipeline.aims import harm_of
 from mpo.pipeline.analysis import nothing_removable
 from mpo.pipeline.bases import Based, Bases, above_floor, bases, dominated, holding_alone
 from mpo.pipeline.budgets import limits
@@ -134,7 +135,7 @@ def united(
         raise unmet(refused)
     ranked = sorted(plans.values(), key=lambda plan: plan.harm)
     firsts = [one for plan in ranked for one in plan.alternatives[:1]]
-    others = sorted((one for plan in ranked for one in plan.alternatives[1:]), key=joint)
+    others = sorted((one for plan in ranked for one in plan.alternatives[1:]), key=harm_of)
     best = ranked[0]
     return best.model_copy(
         update={
@@ -198,8 +199,3 @@ def plan_alone(recipe: Recipe, base: Based, subject: str) -> Plan:
         alternatives=(candidate,),
         notes=(f"{base.precision} alone: {ALONE}",),
     )
-
-
-def joint(candidate: PlanCandidate) -> float:
-    """Measured joint harm where there is any, else the surrogate's."""
-    return candidate.harm if candidate.joint_kl is None else candidate.joint_kl

@@ -27,7 +27,7 @@ from mpo.pipeline.exportformats import (
     make_formats,
     require_formats,
 )
-from mpo.pipeline.rebuilt import finished_run, is_run, plan_digest
+from mpo.pipeline.rebuilt import is_run, plan_digest, rebuild
 from mpo.pipeline.saved import save
 from mpo.pipeline.story import steady_torch
 from mpo.pipeline.trunk import Exporting, make_trunk
@@ -137,7 +137,7 @@ def _source(asked: ExportAsked) -> _Source:
                 f"A run folder takes no --{strange[0].replace('_', '-')}: it has its subject.",
                 hint="Name the subject in the place of the folder.",
             )
-        found = finished_run(run, asked.held)
+        found = rebuild(run, asked.held)
         recipe = make_recipe(**{**found.recipe.model_dump(), **asked.recipe})
         return _Source(recipe, found.subject, lambda: found.model, found.plan)
     recipe = make_recipe(subject=asked.held.name if asked.held else asked.subject, **asked.recipe)

@@ -22,6 +22,7 @@ from mpo.records import (
     Analysis,
     Artifact,
     BudgetResult,
+    Contract,
     Exported,
     Plan,
     Precision,
@@ -34,7 +35,7 @@ from mpo.records import (
 )
 from mpo.store import sha256
 
-Status = Literal["met", "already-met", "infeasible", "below-floor"]
+Status = Literal["met", "already-met", "infeasible", "below-floor", "contract-broken"]
 DISAGREE = math.log(1.15)
 SAME = Ratio(estimate=1.0, ci95=(1.0, 1.0), pairs=0)
 OPTIMIZED = "model.onnx"
@@ -113,6 +114,7 @@ class Outcome:
     analysis: Analysis = NOTHING
     plan: Plan | None = None
     recovery: Recovery | None = None
+    contract: Contract | None = None
     formats: tuple[Exported, ...] = ()
 
 
@@ -125,6 +127,8 @@ def make_report(context: Context, outcome: Outcome) -> Report:
     status: Status = "already-met"
     if outcome.plan is not None:
         status = status_of(context, budgets, original, optimized)
+        if status == "met" and outcome.contract and outcome.contract.verdict == "broken":
+            status = "contract-broken"
     plan = outcome.plan or empty_plan(context)
     told = warnings(context, original, optimized, plan, latency[0])
     return Report(
@@ -148,6 +152,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
+        contract=outcome.contract,
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,

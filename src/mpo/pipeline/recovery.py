@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from mpo.optimizer.artifact import load_pruned, save_model
-from mpo.optimizer.objective import distil
+from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import drop, evaluate, predictor
 from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
+from mpo.pipeline.aims import harm_of
 from mpo.pipeline.context import Context
+from mpo.pipeline.guard import guard_of, noted
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.shipping import shipped_quality
@@ -50,30 +52,35 @@ def kept(context: Context, train: Callable[[], Trained]) -> Trained:
 def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
     """Successive halving over the plans: a short training each, then a full one of the best.
 
-    The next best plan is trained too when the best one ends below the quality floor.
+    The next best plan is trained too when the best one ends below the quality floor, or breaks the
+    contract that the recipe asks for.
     """
+    guard = guard_of(context)
     rate = first_rate(context, plan.alternatives)
     ranked = shortlist(context, plan.alternatives, original, rate)
     seed = context.recipe.seed
     best: tuple[nn.Module, PlanCandidate, Recovery] | None = None
+    broken = False
     for candidate in ranked:
         schedule = Schedule(rate, context.recipe.epochs, seed)
         model, found, story = tried(context, candidate, original, schedule)
-        if best is None or _lost(original, found) < _lost(original, best[1]):
-            best = (model, found, story)
-        if _lost(original, best[1]) <= context.recipe.allowed_drop():
+        verdict = guard(model)
+        rank = (verdict == "broken", _lost(original, found))
+        if best is None or rank < (broken, _lost(original, best[1])):
+            best, broken = (model, found, noted(story, verdict)), verdict == "broken"
+        if not broken and _lost(original, best[1]) <= context.recipe.allowed_drop():
             break
     if best is None:
         raise ValueError("a plan without candidates")
     model, chosen, story = best
     others = tuple(chosen if same(one, chosen) else one for one in ranked)
-    harm = chosen.joint_kl if chosen.joint_kl is not None else chosen.harm
+    harm = harm_of(chosen)
     final = plan.model_copy(
         update={
             "removed": chosen.removed,
             "harm": harm,
-            "precision": chosen.precision,
             "alternatives": others,
+            "precision": chosen.precision,
             **told_anew(plan, chosen),
         }
     )
@@ -83,7 +90,7 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
 def told_anew(plan: Plan, chosen: PlanCandidate) -> dict[str, Any]:
     """What a plan says of itself, once another candidate than its first proved better: the reasons
     were given for that one, and the chosen point on each front was its."""
-    if set(chosen.removed) == set(plan.removed):
+    if set(chosen.removed) == set(plan.removed) and chosen.precision == plan.precision:
         return {}
 
     def moved(front: Front) -> Front:
@@ -96,7 +103,7 @@ def told_anew(plan: Plan, chosen: PlanCandidate) -> dict[str, Any]:
 
     note = (
         f"Of plans that hold the budgets, the one chosen recovered best on validation; predicted "
-        f"harm alone would have taken {', '.join(plan.removed)}."
+        f"harm alone would have taken {', '.join(plan.removed) or 'nothing'} in {plan.precision}."
     )
     fronts = tuple(moved(front) for front in plan.fronts)
     return {"reasons": (), "fronts": fronts, "notes": (*plan.notes, note)}
@@ -137,7 +144,7 @@ def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float |
     if context.recipe.epochs == 0 or not removed:
         return None
     model = context.without(removed)
-    objective = distil(context.subject, copy.deepcopy(context.original))
+    objective = objective_of(context)
     splits = context.splits()
     return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
 
@@ -157,11 +164,17 @@ def train(
         )
         return copy.deepcopy(context.original), story
     model = context.without(candidate.removed)
-    objective = distil(context.subject, copy.deepcopy(context.original))
+    objective = objective_of(context)
     train_split = context.splits().train
     judge = judge_on(context)
     story = recover(model, objective, train_split, judge, original, schedule, context.progress)
     return model, story
+
+
+def objective_of(context: Context) -> Objective:
+    """What recovery minimises: distillation from a copy of the original."""
+    near = context.recipe.distil == "boundary"
+    return distil(context.subject, copy.deepcopy(context.original), boundary=near)
 
 
 def judge_on(context: Context) -> Judge:

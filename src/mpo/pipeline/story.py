@@ -19,6 +19,7 @@ from mpo.pipeline.combining import combined_plan, posed
 from mpo.pipeline.context import Context
 from mpo.pipeline.exportstage import export_formats, wanted_formats
 from mpo.pipeline.finishing import finish
+from mpo.pipeline.guard import check_terms, stage_contract
 from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
@@ -53,6 +54,7 @@ def tell(context: Context) -> Report:
             "No budget is given.",
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
+    check_terms(context)
     wanted_formats(context)
     result = context.folder.path / OPTIMIZED
     with steady_torch():
@@ -69,9 +71,10 @@ def tell(context: Context) -> Report:
         folder = context.folder.path
         optimized = stage_result(context, model, original, plan)
         ratios = pair_ratios(context, folder / ORIGINAL, result)
+        contract = stage_contract(context, model)
         formats = export_formats(context, result, plan.precision)
-    found = Outcome(original, optimized, ratios, analysis, plan, recovery, formats)
-    return make_report(context, found)
+    outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract, formats)
+    return make_report(context, outcome)
 
 
 def prepare(context: Context) -> None:

@@ -56,7 +56,7 @@ class BundleModel(Record):
         path: of the ONNX graph.
         weights: files beside it that hold its weights; empty when they are in the graph's file.
         precision: of most weights: "fp32", "fp16", "int8".
-        params: elements of all weights.
+        params: of the model, as the report counts them.
         bytes: of graph and weights together.
         macs: of one inference at the batch of the figures; None when unknown.
     """
@@ -125,7 +125,8 @@ class BundleSelftest(Record):
     packaged.
 
     Attributes:
-        inputs, outputs: .npz with the arrays by name, samples along the first axis.
+        inputs, outputs: .npz with each call's arrays, named CALL:NAME ("0:x").
+        samples: calls.
         runtime: tolerance of ONNX Runtime on another processor.
         engine: tolerance of an engine built on the device.
     """
@@ -216,3 +217,10 @@ class Bundle(Document):
     lineage: BundleLineage
     license: Text
     limitations: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _evidence_is_here(self) -> Self:
+        for target in self.targets:
+            if target.evidence and target.evidence.partition("#")[0] not in self.files:
+                raise ValueError(f"target {target.name!r} names evidence that is no file here")
+        return self

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mpo.records import (
     Bench,
     Bundle,
+    Contract,
     CostTable,
     DeviceProfile,
     Doctor,
@@ -23,7 +24,16 @@ from mpo.records import (
 )
 
 Name = Literal[
-    "bench", "bundle", "history", "report", "plan", "device", "costs", "doctor", "export"
+    "bench",
+    "bundle",
+    "history",
+    "report",
+    "plan",
+    "device",
+    "costs",
+    "doctor",
+    "contract",
+    "export",
 ]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -36,6 +46,7 @@ _RECORDS: dict[Name, tuple[type[Record], int]] = {
     "device": (DeviceProfile, 1),
     "costs": (CostTable, 1),
     "doctor": (Doctor, 1),
+    "contract": (Contract, 1),
     "export": (Export, 1),
 }
 
