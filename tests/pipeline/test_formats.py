@@ -15,6 +15,7 @@ from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.exporters.engines import describe, engine_module
 from mpo.exporters.openvino import export_openvino, installed
 from mpo.profiles.modeljobs import adapter_of, alone
+from tests.bundle import small
 
 if TYPE_CHECKING:
     from tests.profiles.sshd import Server
@@ -137,3 +138,18 @@ def test_a_model_is_gated_on_a_device_over_ssh(
     assert [one.verdict for one in found.comparisons[:2]] == ["fail", "fail"]
     assert found.comparisons[0].target == server.name
     assert not list(server.temporary.iterdir())
+
+
+def test_a_bundle_is_gated_by_the_model_in_it_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    bundle, plain = tmp_path / "old.mpo", tmp_path / "new.onnx"
+    small.write_small(bundle)
+    plain.write_bytes(small.model())
+    found = mpo.bench(plain, bundle, "size>0,params>0", **QUICK)
+    assert (found.baseline, found.exit_code) == ("model", 0)
+    assert [one.path for one in found.subjects] == [str(plain), str(bundle)]
+    assert found.subjects[0].sha256 == found.subjects[1].sha256
+    raw = bytearray(bundle.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    bundle.write_bytes(bytes(raw))
+    with pytest.raises(RefusedError):
+        mpo.bench(bundle, **QUICK)

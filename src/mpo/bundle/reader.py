@@ -58,6 +58,20 @@ class OpenBundle:
         with told():
             return self.raw.signature()
 
+    def unpack_model(self, folder: Path) -> Path:
+        """Write the model, and its weights beside it, into a folder; nothing else.
+
+        Raises:
+            RefusedError: other bytes than the manifest says.
+        """
+        model = self.manifest.model
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*model.weights, model.path):  # the model last: it is whole when it is there
+            with (folder / Path(name).name).open("wb") as file:
+                for part in self.chunks(name):
+                    file.write(part)
+        return folder / Path(model.path).name
+
     def verify(self) -> None:
         """Read every member.
 
@@ -66,6 +80,11 @@ class OpenBundle:
         """
         with told():
             self.raw.verify()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is named as a bundle is."""
+    return path.suffix == ".mpo" and not path.is_dir()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ ASKED = (
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),
-    help="ONNX file or run folder, measured beside MODEL; or a JSON record of an earlier bench.",
+    help="What is measured beside MODEL, of the same kinds; or a JSON record of an earlier bench.",
 )
 @click.option(
     "--fail-on",
@@ -99,7 +99,7 @@ ASKED = (
 def bench(
     model: Path, json_file: Path | None, quiet: bool, verbose: bool, **options: Any
 ) -> NoReturn:
-    """Measure the ONNX file (or run folder) MODEL; compare it with a baseline; gate a release.
+    """Measure MODEL (ONNX file, bundle, run folder); compare it with a baseline; gate a release.
 
     Exit codes: 0 pass, 1 measuring failed, 2 usage, 4 regression confirmed, 5 inconclusive with
     --strict, 6 baseline not comparable.

@@ -23,7 +23,7 @@ def model_file(named: Path) -> Path:
     path = named / MODEL if named.is_dir() else named
     if not path.is_file():
         what = f"{named} holds no {MODEL}." if named.is_dir() else f"There is no file {named}."
-        raise UsageError(what, hint="Name an ONNX file, or the folder of a finished run.")
+        raise UsageError(what, hint="Name an ONNX file, a bundle, or the folder of a finished run.")
     return path
 
 

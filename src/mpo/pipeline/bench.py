@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from mpo import __version__
@@ -48,9 +50,14 @@ def bench(asked: Asked, progress: Progress) -> Bench:
         BaselineError: a baseline that cannot be compared.
         MpoError: a model that is broken, a process that failed.
     """
+    with tempfile.TemporaryDirectory(prefix="mpo-bench-") as scratch:
+        named = read_named(asked, Path(scratch))
+        require_pairs(asked, named)
+        return _benched(asked, named, progress)
+
+
+def _benched(asked: Asked, named: Named, progress: Progress) -> Bench:
     stages = Stages()
-    named = read_named(asked)
-    require_pairs(asked, named)
     with opened(asked.targets) as targets:
         seen = [_place(asked, named, target) for target in targets]
         places = [place for place, _ in seen]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from mpo.bundle.reader import is_bundle, open_bundle
 from mpo.errors import BaselineError, UsageError
 from mpo.exporters.preflight import preflight
 from mpo.gate import ALPHA_FAIL, wilcoxon_critical
@@ -29,7 +30,7 @@ class Asked:
     """What `mpo bench` is asked.
 
     Attributes:
-        model: an ONNX file, a run folder, or a file of another runner.
+        model: an ONNX file, a run folder, an edge bundle, or a file of another runner.
         baseline: the same, or a record of an earlier bench; None without one.
         rules: that fail it.
         strict: an inconclusive rule fails too.
@@ -94,8 +95,11 @@ def require_pairs(asked: Asked, named: Named) -> None:
         )
 
 
-def read_named(asked: Asked) -> Named:
+def read_named(asked: Asked, scratch: Path) -> Named:
     """Read what is named, before anything is measured.
+
+    Args:
+        scratch: an empty folder for the models of bundles, which must outlive their measurement.
 
     Raises:
         UsageError: nothing there, no ONNX model, rules that need what is not given, inputs that do
@@ -111,9 +115,9 @@ def read_named(asked: Asked) -> Named:
         )
     if not asked.data and any(rule.source == "quality" for rule in asked.rules):
         raise UsageError("A rule on accuracy needs data.", hint="Name a subject file with --data.")
-    runner = runner_of(model_file(asked.model), asked.runner)
+    path = _looked_at(asked.model, scratch / "candidate")
+    runner = runner_of(path, asked.runner)
     _require_onnx_for_data(asked, runner)
-    path = _looked_at(asked.model)
     file = read_file(path, runner, asked.trusted)
     feeds, source = _feeds(asked, file)
     candidate = describe("candidate", asked.model, file, feeds)
@@ -124,16 +128,22 @@ def read_named(asked: Asked) -> Named:
         old = stored.subject("candidate")
         other = old.model_copy(update={"id": "baseline"}) if old else None
         return Named(runner, candidate, feeds, path, other, {}, None, stored, source)
-    other_file = read_file(_looked_at(asked.baseline), runner, asked.trusted)
+    other_file = read_file(_looked_at(asked.baseline, scratch / "baseline"), runner, asked.trusted)
     other_feeds = _same_feeds(other_file, feeds, candidate)
     other = describe("baseline", asked.baseline, other_file, other_feeds)
     return Named(runner, candidate, feeds, path, other, other_feeds, other_file.path, None, source)
 
 
-def _looked_at(named: Path) -> Path:
-    """The file that a path names; an ONNX file once the pre-flight has found it sound. The file of
-    a run folder was loaded when it was made; other formats are opened in children only."""
-    path = model_file(named)
+def _looked_at(named: Path, scratch: Path) -> Path:
+    """The file that a path names: a bundle's once its bytes are what its manifest says, an ONNX
+    file once the pre-flight has found it sound. The file of a run folder was loaded when it was
+    made; other formats are opened in children only."""
+    if is_bundle(named):
+        with open_bundle(named) as bundle:
+            bundle.verify()
+            path = bundle.unpack_model(scratch)
+    else:
+        path = model_file(named)
     if path.suffix not in RUNNERS:
         preflight(path, load=not named.is_dir())
     return path
