@@ -57,10 +57,11 @@ test: setup ## build the wheel, install it apart, run all tests against it (ARGS
 	PATH="$(WHEEL)/bin:$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(WHEEL)" MPO_WHEEL_UNDER_TEST="$(WHEEL)" \
 	  $(BIN)/python -P -m pytest -n 2 --dist loadfile $(ARGS)
 
-gpu-check: setup ## on a machine with an NVIDIA GPU: build, run and compare engines
+gpu-check: setup ## on a machine with an NVIDIA GPU: build, run, compare and time engines
 	mkdir -p build
 	$(BIN)/mpo doctor --json > build/gpu-doctor.json
 	$(BIN)/python -P -m pytest -q -m gpu tests/exporters/test_engines.py --junitxml=build/gpu-check.xml
+	$(BIN)/python benchmarks/gpu_engines.py --out build/gpu-bench.json
 
 # A finding is printed as base64: add it to tests/fuzz/corpus/TARGET/*.json with the fix.
 FUZZED := onnx bundle manifest signature der fail_on budget address answer name

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from onnx import ModelProto
 from torch import Tensor
 
+from mpo.errors import UsageError
 from mpo.exporters.flatten import named_leaves
 
 BATCH_AXIS = "batch"
-Axes = list[dict[int, Any]]
+
+
+@dataclass(frozen=True)
+class Free:
+    """The free axes of one input.
+
+    Attributes:
+        dims: what torch.export is told of each.
+        names: the name that each gets in the file; "" to have one made.
+    """
+
+    dims: dict[int, Any] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+
+
+Axes = list[Free]
 
 
 def varying_axes(calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[set[int]]:
@@ -32,7 +49,7 @@ def varying_axes(calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> lis
 
 
 def free_axes(tensors: Sequence[Tensor], batch: int, varying: Sequence[Collection[int]]) -> Axes:
-    """What torch.export is told of each input: one shared batch, other axes as they come out.
+    """One shared batch, other axes as they come out.
 
     Args:
         tensors: the example's inputs, `batch` examples each.
@@ -41,19 +58,50 @@ def free_axes(tensors: Sequence[Tensor], batch: int, varying: Sequence[Collectio
     """
     axes: Axes = []
     for place, tensor in enumerate(tensors):
-        own: dict[int, Any] = {}
+        names = dict.fromkeys(varying[place] if place < len(varying) else (), "")
         if tensor.dim() and len(tensor) == batch:
-            own[0] = torch.export.Dim(BATCH_AXIS)
-        others = varying[place] if place < len(varying) else ()
-        own |= {axis: torch.export.Dim.AUTO for axis in others}
-        axes.append(own)
+            names[0] = BATCH_AXIS
+        axes.append(_free(names))
     return axes
+
+
+def asked_axes(tensors: Sequence[Tensor], asked: Sequence[Mapping[int, str]]) -> Axes:
+    """The axes that a user named, and no others.
+
+    Args:
+        tensors: the example's inputs.
+        asked: per input the names by axis; "" for a name to be made.
+
+    Raises:
+        UsageError: an axis that an input does not have.
+    """
+    for place, (tensor, names) in enumerate(zip(tensors, asked, strict=True)):
+        for axis in names:
+            if not 0 <= axis < tensor.dim():
+                raise UsageError(
+                    f"Input {place} has {tensor.dim()} axes; axis {axis} cannot be left free.",
+                    hint="Axes are counted from 0; the batch is axis 0.",
+                )
+    return [_free(names) for names in asked]
+
+
+def _free(names: Mapping[int, str]) -> Free:
+    """The batch is one dimension that all share; others torch finds out to be equal or not."""
+    dims = {
+        axis: torch.export.Dim(BATCH_AXIS) if name == BATCH_AXIS else torch.export.Dim.AUTO
+        for axis, name in sorted(names.items())
+    }
+    return Free(dims, dict(names))
 
 
 def batch_is_free(proto: ModelProto, axes: Axes) -> bool:
     """Whether every batch axis came out symbolic: torch fixes one without a word if it must."""
-    pairs = zip(proto.graph.input, axes, strict=True)
-    return all(_sizes(value)[0].dim_param == BATCH_AXIS for value, own in pairs if 0 in own)
+    return all(
+        _sizes(value)[axis].dim_param
+        for value, own in zip(proto.graph.input, axes, strict=True)
+        for axis, name in own.names.items()
+        if name == BATCH_AXIS
+    )
 
 
 def fixed_axes(proto: ModelProto, axes: Axes) -> list[str]:
@@ -61,18 +109,33 @@ def fixed_axes(proto: ModelProto, axes: Axes) -> list[str]:
     return [
         f"{value.name} axis {axis}"
         for value, own in zip(proto.graph.input, axes, strict=True)
-        for axis in own
+        for axis in own.dims
         if not _sizes(value)[axis].dim_param
     ]
 
 
-def name_axes(proto: ModelProto) -> None:
-    """Give free axes readable names, by the first input that has them: "input_ids_1"."""
+def script_axes(inputs: list[str], outputs: list[str], axes: Axes) -> dict[str, dict[int, str]]:
+    """What the TorchScript exporter is told: names by input and axis. Free axes of outputs it
+    finds by itself, but for the batch."""
+    found = {
+        name: {axis: own.names[axis] or f"{name}_{axis}" for axis in own.dims}
+        for name, own in zip(inputs, axes, strict=True)
+    }
+    if any(BATCH_AXIS in names.values() for names in found.values()):
+        found |= {name: {0: BATCH_AXIS} for name in outputs}
+    return found
+
+
+def name_axes(proto: ModelProto, axes: Axes) -> None:
+    """Give free axes readable names: the asked one, or one by the first input that has them, as
+    "input_ids_1"."""
     names: dict[str, str] = {}
-    for value in proto.graph.input:
-        for axis, size in enumerate(_sizes(value)):
-            if size.dim_param and size.dim_param != BATCH_AXIS:
-                names.setdefault(size.dim_param, f"{value.name}_{axis}")
+    for asked in (True, False):
+        for value, own in zip(proto.graph.input, axes, strict=False):
+            for axis, size in enumerate(_sizes(value)):
+                wanted = own.names.get(axis, "") if asked else f"{value.name}_{axis}"
+                if size.dim_param and size.dim_param != BATCH_AXIS and wanted:
+                    names.setdefault(size.dim_param, wanted)
     for value in (*proto.graph.input, *proto.graph.output):
         for size in _sizes(value):
             if size.dim_param in names:

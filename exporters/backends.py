@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from pydantic import ValidationError
 from mpo.errors import UsageError
 from mpo.records import Artifact, EngineBackend, EngineOptions, Exported, Parity
 from mpo.store import sha256, writable, write_atomic
+
+if TYPE_CHECKING:
+    from mpo.exporters.parity import Allowed
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -215,23 +218,40 @@ def load_arrays(path: Path) -> dict[str, Array]:
         return {name.split(":", 1)[1]: archive[name] for name in archive.files}
 
 
-def check_runner(runner: Runner, reference: Runner, batches: Sequence[Feeds]) -> Parity:
+def check_runner(
+    runner: Runner,
+    reference: Runner,
+    batches: Sequence[Feeds],
+    allowed: Allowed | None = None,
+) -> Parity:
     """One runner against another on the same inputs, with the figures of parity.py.
 
     The deciding tensor is the first output; `samples` counts the first axis of the first input.
 
+    Args:
+        allowed: what they may differ by; that of float32 graphs when None.
+
     Raises:
-        UsageError: no batches.
+        UsageError: no batches, or an output that the runner does not give.
     """
-    from mpo.exporters.parity import judge
+    from mpo.exporters.parity import EXACT, judge, with_outputs
 
     if not batches:
         raise UsageError("Parity needs at least one batch of inputs.")
     wanted, found = reference.run(batches), runner.run(batches)
-    first = next(iter(wanted[0]))
+    names = list(wanted[0])
+    lacking = [name for name in names if name not in found[0]]
+    if lacking:
+        raise UsageError(f"The result has no output {lacking[0]!r}; it has {', '.join(found[0])}.")
     sizes = [len(next(iter(feeds.values()))) for feeds in batches]
-    return judge(
-        [np.asarray(one[first], np.float64) for one in wanted],
-        [np.asarray(one[first], np.float64) for one in found],
+    parity = judge(
+        [np.asarray(one[names[0]], np.float64) for one in wanted],
+        [np.asarray(one[names[0]], np.float64) for one in found],
         sizes,
+        allowed or EXACT,
     )
+    rows = [
+        ([one[name] for name in names], [other[name] for name in names])
+        for one, other in zip(wanted, found, strict=True)
+    ]
+    return with_outputs(parity, names, rows, allowed or EXACT)

@@ -25,13 +25,12 @@ from onnx import (
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from mpo.errors import MpoError, UsageError
+from mpo.exporters.external import LARGEST_BYTES, weight_bytes, write_external, write_inline
 from mpo.exporters.runtimefaults import RUNTIME_ERRORS, first_line
-from mpo.store import sha256, writable, write_atomic
 
 Array = NDArray[Any]
 Feeds = Sequence[Mapping[str, Array]]
 CPU = "CPUExecutionProvider"
-LARGEST_BYTES = 1_500_000_000  # one protobuf holds 2 GB at most
 STAND_IN = 1e30  # a finite number this large stands for infinity: an attention mask's float32.min
 SAFELY_MASKED = 1e4  # what a stand-in may become: exp(-1e4) is 0 in every precision
 
@@ -104,22 +103,13 @@ def write_graph(model: ModelProto, path: Path) -> tuple[int, str]:
     Raises:
         UsageError: the path cannot be written.
     """
-    with writable(path):
-        if weight_bytes(model) <= LARGEST_BYTES:
-            write_atomic(path, model.SerializeToString(deterministic=True))
-        else:
-            data = path.with_name(f"{path.name}.data")
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mpo-") as folder:
-                _save_apart(model, Path(folder) / path.name, data.name)
-                (Path(folder) / data.name).replace(data)
-                (Path(folder) / path.name).replace(path)
-    return file_bytes(path), sha256(path)
-
-
-def _save_apart(model: ModelProto, path: Path, location: str) -> None:
-    whole = ModelProto()
-    whole.CopyFrom(model)  # saving empties the tensors that go into the data file
-    onnx.save_model(whole, str(path), save_as_external_data=True, location=location)
+    if weight_bytes(model) <= LARGEST_BYTES:
+        files = write_inline(model, path)
+    else:
+        whole = ModelProto()
+        whole.CopyFrom(model)  # writing empties the tensors that go into the data file
+        files = write_external(whole, path)
+    return sum(file.bytes for file in files), files[0].sha256
 
 
 def file_bytes(path: Path) -> int:
@@ -132,13 +122,6 @@ def file_bytes(path: Path) -> int:
         if external_data_helper.uses_external_data(tensor) and entry.key == "location"
     }
     return sum(file.stat().st_size for file in (path, *(path.parent / name for name in places)))
-
-
-def weight_bytes(model: ModelProto) -> int:
-    """Bytes of all initializers."""
-    return sum(
-        len(tensor.raw_data) or int(np.prod(tensor.dims)) * 4 for tensor in model.graph.initializer
-    )
 
 
 def open_session(
@@ -166,7 +149,7 @@ def open_session(
             return onnxruntime.InferenceSession(raw, options, providers=list(providers))
         with tempfile.TemporaryDirectory(prefix="mpo-") as folder:
             path = Path(folder) / "model.onnx"
-            _save_apart(model, path, "model.data")
+            write_graph(model, path)
             return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except RUNTIME_ERRORS as error:
         raise UsageError(

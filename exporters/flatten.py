@@ -96,6 +96,23 @@ def output_names(outputs: Any, taken: list[str]) -> list[str]:
     return unique([f"output_{name}" if name in taken else name for name in names])
 
 
+def foreign_outputs(outputs: Any) -> list[tuple[str, str]]:
+    """Top-level outputs that hold something but no tensor that `named_leaves` finds, such as a
+    cache object: name and type."""
+    if isinstance(outputs, Mapping):
+        items = [(str(key), item) for key, item in outputs.items()]
+    elif isinstance(outputs, (tuple, list)):
+        items = [(f"output_{place}", item) for place, item in enumerate(outputs)]
+    else:
+        return []
+    plain = (type(None), bool, int, float, str, tuple, list, dict)
+    return [
+        (name, type(item).__name__)
+        for name, item in items
+        if not isinstance(item, plain) and not named_leaves(item)
+    ]
+
+
 def unique(names: list[str]) -> list[str]:
     """The names, a later one numbered when it repeats an earlier one."""
     seen: list[str] = []

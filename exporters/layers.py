@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from mpo.errors import UsageError
-from mpo.exporters.converted import LARGEST_BYTES, weight_bytes
+from mpo.exporters.external import LARGEST_BYTES, weight_bytes
 from mpo.exporters.runtimefaults import first_line
 
 

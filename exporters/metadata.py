@@ -47,6 +47,17 @@ def facts(
     return {key: value for key, value in found.items() if value}
 
 
+def add_facts(graph: ModelProto, values: Mapping[str, Any]) -> None:
+    """Write values into a graph's metadata_props, sorted; keys that are there stay.
+
+    Raises:
+        UsageError: a value that is not JSON-able.
+    """
+    for key in sorted(values):
+        text = values[key] if isinstance(values[key], str) else _json(key, values[key])
+        graph.metadata_props.add(key=key, value=text)
+
+
 def stamp(path: Path, values: Mapping[str, Any]) -> str:
     """Write values into the file's metadata_props, atomically; other keys stay as they are.
 

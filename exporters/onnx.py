@@ -4,7 +4,8 @@ weights in a second one."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,27 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from mpo.errors import MpoError, UsageError
-from mpo.exporters.axes import batch_is_free, fixed_axes, free_axes, name_axes
-from mpo.exporters.external import ExportedFile, write_external, write_inline
+from mpo.exporters.axes import Axes, asked_axes, free_axes
+from mpo.exporters.external import LARGEST_BYTES, ExportedFile, write_external, write_inline
 from mpo.exporters.flatten import (
     EXPORT_BATCH,
     Flat,
     batch_size,
+    foreign_outputs,
     input_names,
     named_leaves,
     output_names,
     resized,
 )
-from mpo.exporters.simplify import canonical, quiet, signature, simplify
+from mpo.exporters.metadata import add_facts
+from mpo.exporters.sharing import share_weights
+from mpo.exporters.simplify import canonical, signature, simplify
+from mpo.exporters.tracing import Wish, first_cause, trace
+from mpo.records import Tracer
 
 OPSETS = range(18, 23)  # the exporter's own floor .. the last one that TensorRT-RTX takes whole
 IR_VERSION = 10  # onnxruntime 1.31 loads up to 13, older edge runtimes stop at 10
-LARGEST_BYTES = 1_500_000_000  # one protobuf holds 2 GB at most, and folding needs room
+Example = list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,15 @@ class OnnxExport:
     Attributes:
         path: of the file to load.
         opset: as read back from the file.
-        nodes: operators in the graph.
+        nodes: operators in the graph; `raw_nodes` before onnxsim.
         bytes: size of all its files.
         sha256: of the file to load, which names its weights' sha256 when they lie beside it; the
             same for the same model, whatever process exported it.
-        simplified: whether onnxsim's graph was kept.
+        simplified: whether onnxsim's graph was kept; `reason` says why not.
         dynamic_batch: whether the batch axis is free.
         warnings: what was not as asked, one sentence each.
         files: the file to load, then its weights' file if there is one.
+        tracer: which exporter made the graph.
     """
 
     path: Path
@@ -61,6 +68,9 @@ class OnnxExport:
     dynamic_batch: bool
     warnings: tuple[str, ...]
     files: tuple[ExportedFile, ...]
+    tracer: Tracer = "dynamo"
+    raw_nodes: int = 0
+    reason: str = ""
 
 
 def export_onnx(
@@ -72,9 +82,14 @@ def export_onnx(
     opset: int = 20,
     dynamic_batch: bool = True,
     varying: Sequence[Collection[int]] = (),
+    axes: Sequence[Mapping[int, str]] | None = None,
     external_data: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+    largest_bytes: int = LARGEST_BYTES,
 ) -> OnnxExport:
     """Export `model` in eval mode to `path`; the file appears whole or not at all.
+
+    Weights that are tied are written once. Without `axes` the batch is free if it can be.
 
     Args:
         model: left as it was, training modes included.
@@ -85,40 +100,56 @@ def export_onnx(
         dynamic_batch: leave the first axis free, named "batch", in every input that has the batch
             there.
         varying: per input tensor further axes to leave free (see `axes.varying_axes`).
+        axes: per input tensor the free axes with their names ("" for one to be made), and no
+            others; goes before `dynamic_batch` and `varying`.
         external_data: write the weights to a second file, `path` with ".data" added, which the
             runtime maps from disk: the peak memory of loading falls. Both files belong together.
+        metadata: facts to keep inside the file (see `metadata.facts`).
+        largest_bytes: weights beyond it are written to that second file in any case, and the graph
+            is not simplified.
 
     Raises:
-        UsageError: an opset out of range, no tensor among inputs or outputs, a path that cannot be
-            written.
+        UsageError: an opset out of range, no tensor among inputs or outputs, an axis that is not
+            there, a path that cannot be written.
         MpoError: torch cannot export this model, or the graph is not what was asked for.
     """
+    _require_opset(opset)
+    example, large = _tensors(args, kwargs), _weight_bytes(model) > largest_bytes
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mpo-trace-")))
+        free = _axes(example, axes, dynamic_batch, varying)
+        with _eval_mode(model):
+            names, told = _names(model, args, kwargs)
+            wish = Wish(names, opset, free, folder if large else None)
+            flat = Flat(model, args, kwargs).eval()
+            count = EXPORT_BATCH if _batched(free) else max(batch_size(example), 1)
+            traced = trace(flat, resized(example, count), wish)
+        batched = traced.dynamic and _batched(free)
+        raw = _checked(traced.proto, opset, folder)
+        graph, reason = _simplified(raw, example, batched, large)
+        if reason.startswith(("onnxsim", "the weights")):
+            told.append(f"The ONNX graph was not simplified: {reason}.")
+        graph = _checked(graph, opset, folder)
+        share_weights(graph)
+        add_facts(graph, metadata or {})
+        nodes = len(graph.graph.node), len(raw.graph.node)
+        apart = external_data or large
+        files = write_external(graph, path, folder) if apart else write_inline(graph, path)
+    return OnnxExport(
+        path, opset, nodes[0], sum(file.bytes for file in files), files[0].sha256, not reason,
+        batched, (*told, *traced.warnings), files, traced.tracer, nodes[1], reason,
+    )  # fmt: skip
+
+
+def _require_opset(opset: int) -> None:
     if opset not in OPSETS:
         raise UsageError(
             f"ONNX opset {opset} is not supported; mpo writes {OPSETS[0]} to {OPSETS[-1]}.",
             hint="Leave the opset at its default of 20 unless your runtime asks for another.",
         )
-    example = _tensors(args, kwargs)
-    _require_size(model)
-    warnings: list[str] = []
-    with _eval_mode(model):
-        names = input_names(model, args, kwargs), _output_names(model, args, kwargs)
-        flat = Flat(model, args, kwargs).eval()
-        proto, dynamic = _convert(
-            flat, example, names, opset, varying if dynamic_batch else None, warnings
-        )
-    graph, reason = _simplified(_checked(proto, opset), example, dynamic)
-    if reason.startswith("onnxsim"):
-        warnings.append(f"The ONNX graph was not simplified: {reason}.")
-    graph = _checked(graph, opset)
-    nodes = len(graph.graph.node)
-    files = write_external(graph, path) if external_data else write_inline(graph, path)
-    size, digest = sum(file.bytes for file in files), files[0].sha256
-    told = tuple(warnings)
-    return OnnxExport(path, opset, nodes, size, digest, not reason, dynamic, told, files)
 
 
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
     example = [leaf for _, leaf in named_leaves((args, kwargs))]
     if not example:
         raise UsageError(
@@ -128,22 +159,38 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     return example
 
 
-def _simplified(graph: ModelProto, example: list[Tensor], dynamic: bool) -> tuple[ModelProto, str]:
+def _axes(
+    example: Example,
+    asked: Sequence[Mapping[int, str]] | None,
+    dynamic_batch: bool,
+    varying: Sequence[Collection[int]],
+) -> Axes | None:
+    """Per input its free axes; None when all are fixed."""
+    if asked is not None:
+        return asked_axes(example, asked) if any(asked) else None
+    if not dynamic_batch or not batch_size(example):
+        return None
+    return free_axes(example, batch_size(example), varying)
+
+
+def _batched(axes: Axes | None) -> bool:
+    return any(0 in own.names for own in axes or ())
+
+
+def _simplified(
+    graph: ModelProto, example: Example, batched: bool, large: bool
+) -> tuple[ModelProto, str]:
     """The graph after onnxsim when that pays and is proved, and the reason when it is not."""
-    count = EXPORT_BATCH if dynamic else max(batch_size(example), 1)
-    sizes = (count, 2 * count + 1) if dynamic else (count,)
+    if large:
+        return graph, "the weights do not fit into the one message that onnxsim takes"
+    count = EXPORT_BATCH if batched else max(batch_size(example), 1)
+    sizes = (count, 2 * count + 1) if batched else (count,)
     return simplify(graph, [_feed(graph, example, size) for size in sizes])
 
 
-def _require_size(model: nn.Module) -> None:
+def _weight_bytes(model: nn.Module) -> int:
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    total = sum(t.numel() * t.element_size() for t in tensors.values())
-    if total > LARGEST_BYTES:
-        raise MpoError(
-            f"The model's weights take {total / 1e9:.2f} GB; one ONNX file can hold "
-            f"{LARGEST_BYTES / 1e9:.1f} GB.",
-            hint="Export it at a lower precision, which halves the bytes.",
-        )
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 @contextlib.contextmanager
@@ -159,108 +206,31 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _output_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+def _names(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[list[str], list[str]], list[str]]:
+    """Names of the inputs and outputs, and a warning for outputs that are left out."""
+    inputs = input_names(model, args, kwargs)
     outputs = model(*args, **kwargs)
-    names = output_names(outputs, input_names(model, args, kwargs))
+    names = output_names(outputs, inputs)
     if not names:
         raise UsageError(
             f"The model returned {type(outputs).__name__} with no tensor in it.",
             hint="Let the model return a tensor, or a tuple or dict of tensors.",
         )
-    return names
+    told = [
+        f"The output {name} is a {kind}, no tensor; it is not in the ONNX file."
+        for name, kind in foreign_outputs(outputs)
+    ]
+    return (inputs, names), told
 
 
-def _convert(
-    flat: Flat,
-    example: list[Tensor],
-    names: tuple[list[str], list[str]],
-    opset: int,
-    varying: Sequence[Collection[int]] | None,
-    warnings: list[str],
-) -> tuple[ModelProto, bool]:
-    """The exported graph, and whether its batch axis is free."""
-    if varying is not None and batch_size(example):
-        tensors = resized(example, EXPORT_BATCH)
-        axes = free_axes(tensors, EXPORT_BATCH, varying)
-        reason = "the exporter found that it can only be one number"
-        for strict in (False, True):  # strict tracing keeps len(x) free, but takes fewer models
-            try:
-                proto = _export(flat, tensors, names, opset, axes, strict=strict)
-            except Exception as error:  # noqa: BLE001 - tracing runs the user's own code
-                reason = first_cause(error)
-                continue
-            if batch_is_free(proto, axes):
-                warnings += [
-                    f"{place} of the ONNX file is fixed." for place in fixed_axes(proto, axes)
-                ]
-                name_axes(proto)
-                return proto, True
-        warnings.append(f"The batch axis of the ONNX file is fixed: {reason}.")
-    tensors = resized(example, max(batch_size(example), 1))
-    try:
-        return _export(flat, tensors, names, opset, None), False
-    except Exception as error:
-        raise MpoError(
-            f"torch cannot export this model to ONNX: {first_cause(error)}",
-            hint="Data-dependent control flow and operators without an ONNX counterpart are the "
-            "usual causes; torch.onnx.export(model, args, dynamo=True, report=True) shows more.",
-        ) from error
-
-
-def _export(
-    flat: Flat,
-    tensors: list[Tensor],
-    names: tuple[list[str], list[str]],
-    opset: int,
-    axes: list[dict[int, Any]] | None,
-    *,
-    strict: bool = False,
-) -> ModelProto:
-    shapes = None if axes is None else (tuple(axes),)
-    with quiet():
-        source: Any = flat
-        if strict:
-            source = torch.export.export(flat, tuple(tensors), dynamic_shapes=shapes, strict=True)
-        program = torch.onnx.export(
-            source,
-            tuple(tensors),
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=shapes,
-            input_names=names[0],
-            output_names=names[1],
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise MpoError("torch.onnx.export returned nothing.")
-    proto: ModelProto = program.model_proto
-    _unprefix(proto)
-    return proto
-
-
-def _unprefix(proto: ModelProto) -> None:
-    """Give the weights their own names back: "layer1.0.weight", not "model.layer1.0.weight"."""
-    taken = {value.name for value in (*proto.graph.input, *proto.graph.output)}
-    renamed = {
-        weight.name: weight.name.removeprefix("model.")
-        for weight in proto.graph.initializer
-        if weight.name.startswith("model.")
-    }
-    if taken & set(renamed.values()):
-        return
-    for weight in proto.graph.initializer:
-        weight.name = renamed.get(weight.name, weight.name)
-    for node in proto.graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = renamed.get(name, name)
-
-
-def _checked(proto: ModelProto, opset: int) -> ModelProto:
-    """The canonical graph, valid and of the opset that was asked for."""
+def _checked(proto: ModelProto, opset: int, folder: Path) -> ModelProto:
+    """The canonical graph, valid and of the opset that was asked for; weights that lie apart are
+    in `folder`."""
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     try:
-        graph = canonical(proto)
+        graph = canonical(proto, folder)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise MpoError(f"The exported ONNX graph is not valid: {first_cause(error)}") from error
     actual = {entry.domain: entry.version for entry in graph.opset_import}.get("", 0)
@@ -277,11 +247,3 @@ def _feed(graph: ModelProto, example: list[Tensor], count: int) -> dict[str, NDA
     tensors = resized(example, count)
     named = zip(signature(graph), tensors, strict=False)
     return {row[1]: tensor.cpu().numpy() for row, tensor in named if row[0] == "input"}
-
-
-def first_cause(error: BaseException) -> str:
-    """The innermost error's first line: exporters wrap the cause in pages of advice."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

@@ -14,7 +14,6 @@ from onnxruntime.quantization import QuantType, calibrate, qdq_quantizer
 
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.converted import (
-    LARGEST_BYTES,
     Array,
     Converted,
     Feeds,
@@ -24,9 +23,9 @@ from mpo.exporters.converted import (
     read_graph,
     require_nodes,
     run,
-    weight_bytes,
     write_graph,
 )
+from mpo.exporters.external import LARGEST_BYTES, weight_bytes
 from mpo.exporters.layers import inferred, layers_of, part_biases
 from mpo.exporters.ranges import METHODS, Method, Ranges, observe
 from mpo.exporters.runtimefaults import first_line

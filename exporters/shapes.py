@@ -70,6 +70,6 @@ def _axis(name: str, place: int, size: str | int, axes: Mapping[str, Range]) -> 
     if found is None:
         raise UsageError(
             f"Axis {place} of input {name}, {size!r}, is free and has no range.",
-            hint=f"Say which sizes the engine shall take, as --dynamic {name}:{place}=1:8:32.",
+            hint=f"Say which sizes the engine shall take, as --dynamic {name}:{place}[1:8:32].",
         )
     return found

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto
 
+from mpo.exporters.external import weight_bytes
+from mpo.exporters.sharing import share_weights
+
+GROWTH, ROOM = 0.01, 4096  # share and bytes that folded constants may add to the weights
 TOLERANCE = 1e-4  # of the output's largest magnitude; folding only reorders float32 sums
 
 
@@ -51,8 +56,12 @@ def simplify(
             import onnxsim
 
             smaller, _ = onnxsim.simplify(model)
+            share_weights(smaller)
             if len(smaller.graph.node) >= len(model.graph.node):
                 return model, "no node could be saved"
+            more = weight_bytes(smaller) - weight_bytes(model)
+            if more > GROWTH * weight_bytes(model) + ROOM:
+                return model, f"onnxsim would add {more / 1e6:.2f} MB of folded constants"
             reason = _difference(model, smaller, feeds)
     except Exception as error:  # noqa: BLE001 - a foreign optimizer's failure loses no export
         first = (str(error).strip().splitlines() or ["no message"])[0][:200]
@@ -102,12 +111,15 @@ def _session(model: ModelProto) -> onnxruntime.InferenceSession:
     )
 
 
-def canonical(model: ModelProto) -> ModelProto:
+def canonical(model: ModelProto, folder: Path | None = None) -> ModelProto:
     """A copy without traces of the machine that made it: equal graphs give equal bytes.
 
     Exporters write stack traces with the paths of source files, and node names with a counter of
     the process, into metadata and documentation strings: all of it goes, nodes are numbered by
     their kind, and shapes of intermediate values are inferred anew.
+
+    Args:
+        folder: where weights that the graph names, and does not hold, lie.
 
     Raises:
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid.
@@ -122,7 +134,12 @@ def canonical(model: ModelProto) -> ModelProto:
     _clean_graph(clean.graph, Counter())
     del clean.graph.value_info[:]
     clean = onnx.shape_inference.infer_shapes(clean, check_type=True, strict_mode=True)
-    onnx.checker.check_model(clean, full_check=True)
+    if folder is None or not any(one.external_data for one in clean.graph.initializer):
+        onnx.checker.check_model(clean, full_check=True)
+        return clean
+    path = folder / "checked.onnx"  # the checker looks for the weights beside the file
+    path.write_bytes(clean.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
     return clean
 
 

@@ -6,6 +6,9 @@ For logits z (original) and z' (bypassed) of one decision, KL = sum_c softmax(z)
 tokens left out). For outputs that are no
 logits: sum ||y - y'||^2 / sum ||y - mean(y)||^2, the share of the original's variance that is lost.
 
+With `boundary`, decisions near the original's boundary weigh most, and turned ones count
+(optimizer/boundary.py).
+
 Activations before the first removed block are recomputed: caching them needs to know which modules
 read them, and a model with skips or key-value caches would silently get stale ones.
 """
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from mpo.errors import UsageError
 from mpo.optimizer.activations import evaluating, find_mask
 from mpo.optimizer.batches import Batch, forward, primary
+from mpo.optimizer.boundary import boundary_harm
 from mpo.optimizer.bypass import bypass
 from mpo.records import Harm
 
@@ -55,6 +59,7 @@ class HarmMeter:
         batches: calibration data; the original's outputs on it are kept in memory.
         kind: "logits" for outputs [..., C >= 2] that softmax turns into decisions, "values" for
             anything else.
+        boundary: weigh decisions by how near the boundary they are; logits only.
 
     Attributes:
         evaluations: forward passes over the batches made so far for removals.
@@ -63,8 +68,15 @@ class HarmMeter:
         UsageError: no batches, outputs that are not finite, or "logits" of fewer than two classes.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable[Batch], kind: Kind = "logits") -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        kind: Kind = "logits",
+        *,
+        boundary: bool = False,
+    ) -> None:
+        self._model, self._boundary = model, boundary
         self._batches = list(batches)
         self._kind = kind
         self._known: dict[frozenset[str], Damage] = {frozenset(): Damage(0.0, 1.0)}
@@ -85,7 +97,12 @@ class HarmMeter:
         key = frozenset(removed)
         if key not in self._known:
             self.evaluations += 1
-            self._known[key] = compare(self._original, self._run(sorted(key)), self._kind)
+            changed = self._run(sorted(key))
+            self._known[key] = (
+                near_boundary(self._original, changed)
+                if self._boundary
+                else compare(self._original, changed, self._kind)
+            )
         return self._known[key]
 
     def judge(self, predict: Callable[[Batch], Any]) -> Damage:
@@ -115,11 +132,23 @@ class HarmMeter:
                 f"The outputs are not finite on {bad} of {len(self._batches)} calibration batches.",
                 hint="Check the weights and the inputs' scaling.",
             )
+        if self._boundary and self._kind != "logits":
+            raise UsageError(
+                "Harm along the decision boundary needs class logits.", hint="Leave --harm out."
+            )
         if self._kind == "logits" and self._original[0].shape[-1] < 2:
             raise UsageError(
                 f"Outputs of shape {tuple(self._original[0].shape)} are no logits of two classes.",
                 hint='Measure them as values: kind="values".',
             )
+
+
+def near_boundary(original: Sequence[Tensor], changed: Sequence[Tensor]) -> Damage:
+    """Harm and agreement weighted along the original's decision boundary."""
+    if any(not bool(torch.isfinite(output).all()) for output in changed):
+        return Damage(WORST, 0.0)
+    harm, agreement = boundary_harm(original, changed)
+    return Damage(min(harm, WORST), agreement)
 
 
 def compare(original: Sequence[Tensor], changed: Sequence[Tensor], kind: Kind = "logits") -> Damage:

@@ -56,13 +56,50 @@ def load_subject(
     """
     module, factory = _find(reference)
     if weights is not None:
-        factory = _with_weights(factory, weights, allow_pickle)
+        factory = with_weights(factory, weights, allow_pickle)
     tools = [part for part in (_import_file(data_file) if data_file else None, module) if part]
 
     def given(name: str) -> Any:
         return next((vars(part)[name] for part in tools if name in vars(part)), None)
 
     data, notes = _data(reference, given("data"), inputs)
+    return _subject(reference, factory, data, notes, given, _sources(tools, weights))
+
+
+def load_model(reference: str) -> Callable[[], Any]:
+    """What builds the model that `reference` names; its data are not asked for.
+
+    Raises:
+        UsageError: nothing there.
+    """
+    return _find(reference)[1]
+
+
+def load_data(reference: str) -> Subject:
+    """The subject whose data, loss and metric are wanted; a Python file may lack its model().
+
+    Raises:
+        UsageError: nothing there, or no data().
+    """
+    if not reference.endswith(".py"):
+        return load_subject(reference)
+    module = _import_file(Path(reference))
+
+    def factory() -> Any:
+        return _member(module, "model", reference)()
+
+    data, notes = _data(reference, vars(module).get("data"), ())
+    return _subject(reference, factory, data, notes, vars(module).get, _sources((module,), None))
+
+
+def _subject(
+    reference: str,
+    factory: Callable[[], Any],
+    data: Any,
+    notes: tuple[str, ...],
+    given: Callable[[str], Any],
+    sources: tuple[Path, ...],
+) -> Subject:
     if given("outputs") not in (None, "logits", "values"):
         raise UsageError(
             f"outputs is {given('outputs')!r}.", hint='Write outputs = "logits" or "values".'
@@ -74,8 +111,36 @@ def load_subject(
         metric=given("metric"),
         name=reference,
         outputs=given("outputs"),
-        sources=_sources(tools, weights),
+        text=given("text"),
+        sources=sources,
         notes=notes,
+        labels=_labels(given("labels")),
+        preprocessing=_preprocessing(given("preprocessing")),
+    )
+
+
+def _labels(given: Any) -> tuple[str, ...]:
+    """The subject's `labels`: a list of texts."""
+    if given is None:
+        return ()
+    if not isinstance(given, (list, tuple)) or not all(isinstance(one, str) for one in given):
+        raise UsageError(
+            f"labels is a {type(given).__name__}, no list of texts.",
+            hint='Write labels = ["cat", "dog"], in the order of the outputs.',
+        )
+    return tuple(given)
+
+
+def _preprocessing(given: Any) -> dict[str, Any]:
+    """The subject's `preprocessing`: a dict of what JSON holds."""
+    try:
+        if isinstance(given or {}, dict):
+            return dict(json.loads(json.dumps(given or {}, allow_nan=False)))
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(
+        "preprocessing is no dict of texts, numbers and lists.",
+        hint='Write preprocessing = {"mean": [0.5], "std": [0.25], "layout": "NCHW"}.',
     )
 
 
@@ -97,9 +162,11 @@ def _data(reference: str, own: Any, inputs: Sequence[str]) -> tuple[Any, tuple[s
     return own, ()
 
 
-def _with_weights(
-    bare: Callable[[], Any], weights: Path, allow_pickle: bool
+def with_weights(
+    bare: Callable[[], Any], weights: Path, allow_pickle: bool = False
 ) -> Callable[[], nn.Module]:
+    """The factory's model with the state dict of a file loaded into it."""
+
     def factory() -> nn.Module:
         model: nn.Module = bare()
         load_weights(model, weights, allow_pickle=allow_pickle)

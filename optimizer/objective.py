@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mpo.errors import UsageError
 from mpo.optimizer.batches import Batch, forward, primary
+from mpo.optimizer.boundary import emphasis
 from mpo.optimizer.subject import Kind, Loss, Subject
 from mpo.optimizer.tasks import class_last, cross_entropy, is_classification
 from mpo.optimizer.usercode import guarded
@@ -29,12 +30,14 @@ class Objective:
         loss: the task's (outputs, targets) -> scalar.
         task_share: weight of the task loss in [0, 1] when there are both.
         kind: whether the outputs are class logits; None lets outputs and targets tell.
+        boundary: distil most where the teacher hardly decides (optimizer/boundary.py).
     """
 
     teacher: nn.Module | None
     loss: Loss
     task_share: float = 0.5
     kind: Kind | None = None
+    boundary: bool = False
 
     def __call__(self, student: nn.Module, batch: Batch) -> Tensor:
         """The loss of one batch, with the student's graph."""
@@ -44,7 +47,7 @@ class Objective:
             return self.task(outputs, batch.targets)
         with torch.no_grad():
             wanted = forward(self.teacher, batch)
-        distilled = distillation(outputs, wanted, batch.targets, self.kind)
+        distilled = distillation(outputs, wanted, batch.targets, self.kind, boundary=self.boundary)
         if not has_task:
             return distilled
         task = self.task(outputs, batch.targets)
@@ -65,18 +68,24 @@ class Objective:
         return value.reshape(())
 
 
-def distillation(outputs: Any, wanted: Any, targets: Any, kind: Kind | None = None) -> Tensor:
+def distillation(
+    outputs: Any, wanted: Any, targets: Any, kind: Kind | None = None, *, boundary: bool = False
+) -> Tensor:
     """How far the student's outputs are from the teacher's.
 
     Class logits: T^2 * KL(teacher || student) at temperature T = 2 (Hinton, Vinyals & Dean 2015,
-        section 2).
+        section 2); with `boundary` the mean over decisions is weighted.
     Anything else: squared error over the teacher's variance, so that its scale does not matter.
     """
     classes = is_classification(wanted, targets) if kind is None else kind == "logits"
     if classes:
-        teacher = F.log_softmax(class_last(wanted, targets) / TEMPERATURE, dim=-1)
+        logits = class_last(wanted, targets)
+        teacher = F.log_softmax(logits / TEMPERATURE, dim=-1)
         student = F.log_softmax(class_last(outputs, targets) / TEMPERATURE, dim=-1)
         width = teacher.shape[-1]
+        if boundary:
+            apart = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+            return TEMPERATURE**2 * (emphasis(logits) * apart).mean()
         return TEMPERATURE**2 * F.kl_div(
             student.reshape(-1, width),
             teacher.reshape(-1, width),
@@ -92,9 +101,13 @@ def task_only(subject: Subject) -> Objective:
     return Objective(None, subject.loss or cross_entropy)
 
 
-def distil(subject: Subject, teacher: nn.Module) -> Objective:
-    """The task's loss and the teacher's word, half and half; only the latter without targets."""
+def distil(subject: Subject, teacher: nn.Module, *, boundary: bool = False) -> Objective:
+    """The task's loss and the teacher's word, half and half; only the latter without targets.
+
+    Args:
+        boundary: weigh the teacher's word by how near its decision boundary it was spoken.
+    """
     frozen = teacher.eval()
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
-    return Objective(frozen, subject.loss or cross_entropy, kind=subject.outputs)
+    return Objective(frozen, subject.loss or cross_entropy, kind=subject.outputs, boundary=boundary)

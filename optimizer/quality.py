@@ -50,14 +50,15 @@ def evaluate(
         answer = guarded("The model", lambda batch=batch: predict(batch))  # type: ignore[misc]
         require_finite(primary(answer), split.name)
         if tally is None:
-            tally = _tally(subject, batch, original)
+            tally = tally_of(subject, batch, original)
         tally.add(batch, detach(answer))
     if tally is None:
         raise UsageError(f"The {split.name} split is empty.", hint="Give at least one batch.")
     return tally.result(interval=interval)
 
 
-def _tally(subject: Subject, batch: Batch, original: Predict) -> Tally:
+def tally_of(subject: Subject, batch: Batch, original: Predict) -> Tally:
+    """What judges outputs on batches like this one."""
     if batch.targets is None:
         return Agreement(original, subject.outputs)
     return OwnMetric(subject.metric) if subject.metric else Accuracy()
@@ -96,13 +97,25 @@ def check_model(model: nn.Module, batch: Batch) -> Any:
     Raises:
         UsageError: it raises, returns no tensor, gives NaN, or another answer the second time.
     """
-    outputs = guarded("The model", lambda: predictor(model)(batch))
+    return check_predict(predictor(model), batch)
+
+
+def check_predict(predict: Predict, batch: Batch, what: str = "The model") -> Any:
+    """Run a model once and return its outputs.
+
+    Args:
+        what: what errors call it.
+
+    Raises:
+        UsageError: it raises, returns no tensor, gives NaN, or another answer the second time.
+    """
+    outputs = guarded(what, lambda: predict(batch))
     require_finite(primary(outputs), "train")
-    again = primary(predictor(model)(batch))
+    again = primary(predict(batch))
     apart = float((again - primary(outputs)).abs().max()) if again.numel() else 0.0
     if apart > TWIN_TOLERANCE * float(again.abs().max()):
         raise UsageError(
-            f"The model gives different outputs for the same input in eval mode (by {apart:.3g}).",
+            f"{what} gives different outputs for the same input in eval mode (by {apart:.3g}).",
             hint="Switch off what is random in evaluation: dropout with training=True, noise.",
         )
     return outputs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,13 @@ class Subject:
         name: what reports call it.
         outputs: "logits" of classes or other "values"; None lets the targets tell. Without targets
             only [N, C] outputs are taken for logits.
+        text: (inputs) -> one text an example, to show token inputs with; inputs as the data yield
+            them.
         notes: sentences that every report repeats (random inputs, for one).
         sources: files that a run depends on: when one changes, finished stages are made again.
+        labels: of the classes, in the order of the outputs; exported files keep them.
+        preprocessing: what is done to the inputs before they come here, JSON-able; exported files
+            keep it.
     """
 
     model: nn.Module | Callable[[], nn.Module]
@@ -43,8 +48,11 @@ class Subject:
     metric: Metric | None = None
     name: str = "model"
     outputs: Kind | None = None
+    text: Callable[[Any], Any] | None = None
     notes: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
+    labels: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def _as_given(self) -> nn.Module:
         built: Any = self.model

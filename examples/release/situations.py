@@ -57,7 +57,10 @@ def moved(record: Path, other: Path) -> None:
 def main() -> None:
     """Do what the command line says."""
     what, *paths = sys.argv[1:]
-    {"models": models, "moved": moved}[what](*map(Path, paths))
+    if what == "models":
+        models(Path(paths[0]))
+    else:
+        moved(Path(paths[0]), Path(paths[1]))
 
 
 if __name__ == "__main__":

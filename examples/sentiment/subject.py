@@ -126,3 +126,9 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
 def metric(outputs: Tensor, targets: Tensor) -> float:
     """Return the share of sentences rated on the right side of zero."""
     return ((outputs > 0) == (targets > 0)).float().mean().item()
+
+
+def text(inputs: dict[str, Tensor]) -> list[str]:
+    """Return the sentences that token inputs stand for, to show them."""
+    tokenizer = AutoTokenizer.from_pretrained(needed("model"), local_files_only=True)
+    return tokenizer.batch_decode(inputs["input_ids"], skip_special_tokens=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpo.api.benching import bench
+    from mpo.api.contracts import contract, decompose
+    from mpo.api.exporting import export
     from mpo.api.packing import package
     from mpo.api.runs import analyze, load, optimize, plan, read_report
     from mpo.bundle.whole import verify
@@ -24,6 +26,9 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "contract",
+    "decompose",
+    "export",
     "load",
     "optimize",
     "package",
@@ -37,6 +42,9 @@ _HOMES = {
     "Subject": "mpo.optimizer.subject",
     "analyze": "mpo.api.runs",
     "bench": "mpo.api.benching",
+    "contract": "mpo.api.contracts",
+    "decompose": "mpo.api.contracts",
+    "export": "mpo.api.exporting",
     "load": "mpo.api.runs",
     "optimize": "mpo.api.runs",
     "package": "mpo.api.packing",

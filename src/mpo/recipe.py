@@ -36,6 +36,7 @@ RANGES = {
     "seed": (0, 2**63 - 1),
     "opset": (18, 22),
 }
+DECOMPOSED = "eps=5%,claims=overall+region+class"  # the contract of `mpo decompose`
 EXAMPLES = {"bytes": "50MB", "ms": "12ms", "count": "500k"}
 
 
@@ -47,7 +48,12 @@ class Recipe(Record):
     each recovery; `candidates` is how many diverse plans a short recovery compares; `threads` 0
     means the target's physical cores; `effort` "quick" measures for a fraction of the time, with
     wider intervals; `precision` is the result's, "auto" takes the least harmful one that holds the
-    budgets. Every budget must hold on every `target`; the figures of the first one lead the report.
+    budgets. `harm` "boundary" weighs what a removal does by how near the decision boundary
+    it does it, and `distil` "boundary" recovery likewise; `contract` holds the terms of a contract
+    that a model must not break to be accepted ("eps=5%,mass=10%"); `classes` narrows the subject to
+    some of its classes, all others counting as one; `export` names formats that the result is
+    written in beside ONNX. Every budget must hold on every `target`; the figures of the first one
+    lead the report.
     """
 
     subject: str
@@ -65,10 +71,15 @@ class Recipe(Record):
     opset: int = 20
     effort: Literal["normal", "quick"] = "normal"
     precision: WantedPrecision = "fp32"
+    harm: Literal["kl", "boundary", "gates"] = "kl"
+    distil: Literal["plain", "boundary"] = "plain"
+    contract: str | None = None
+    classes: tuple[int, ...] = ()
     weights: str | None = None
     allow_pickle: bool = False
     data: str | None = None
     input: tuple[str, ...] = ()
+    export: tuple[str, ...] = ()
 
     def budgets(self) -> tuple[Budget, ...]:
         """Every bound that must hold."""
@@ -194,7 +205,8 @@ def to_toml(recipe: Recipe) -> str:
     lines = []
     for key, value in recipe.model_dump(exclude_none=True).items():
         if isinstance(value, (tuple, list)):
-            text = "[" + ", ".join(_quoted(item) for item in value) + "]"
+            shown = (_quoted(item) if isinstance(item, str) else repr(item) for item in value)
+            text = "[" + ", ".join(shown) + "]"
         elif isinstance(value, bool):
             text = str(value).lower()
         else:

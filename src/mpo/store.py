@@ -22,6 +22,7 @@ MARKER = ".mpo-run"  # only a folder that holds it is ever emptied
 LOCK = ".lock"
 RESULTS = (
     "bench.json",
+    "contract.json",
     "device.json",
     "model.onnx",
     "model.onnx.data",
@@ -33,7 +34,9 @@ RESULTS = (
     "report.json",
     "report.md",
     "similarity.npz",
+    "witnesses.npz",
 )
+FORMATS = "model.*"  # the result in whatever format a plugin makes
 OWN = (*RESULTS, RECIPE, "journal.jsonl", "stages", MARKER)
 
 
@@ -59,12 +62,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder last through a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -160,7 +164,8 @@ class RunFolder:
     def _drop_results(self) -> None:
         """Delete results that an earlier call left: they are of stages that are no more."""
         with writable(self.path):
-            for name in set(RESULTS) - self._written:
+            made = {path.name for path in self.path.glob(FORMATS)}
+            for name in ({*RESULTS} | made) - self._written:
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -187,7 +192,7 @@ def _commit(temporary: Path, target: Path, key: str, seconds: float) -> dict[str
     write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return manifest
 
 
@@ -252,7 +257,7 @@ def _locked(path: Path) -> IO[str]:
 
 def _empty(path: Path) -> None:
     """Delete what mpo writes, the marker last, so that a killed deletion can be gone on with."""
-    for name in OWN:
+    for name in dict.fromkeys((*(one.name for one in path.glob(FORMATS)), *OWN)):
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

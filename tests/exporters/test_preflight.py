@@ -446,6 +446,6 @@ def test_every_type_of_element_is_measured_as_onnx_stores_it() -> None:
             model.graph.initializer.append(tensor)
             judge(model)
     model = sound()
-    model.graph.initializer.append(helper.make_tensor("t", TensorProto.STRING, [2], [b"a", b"b"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(["a", "b"], dtype=object), "t"))
     model.graph.node[0].attribute.append(AttributeProto(name="empty"))
     judge(model)

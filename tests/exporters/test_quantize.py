@@ -18,9 +18,9 @@ from mpo.exporters.converted import (
     file_bytes,
     floats,
     run,
-    weight_bytes,
     write_graph,
 )
+from mpo.exporters.external import weight_bytes
 from mpo.exporters.metadata import read_stamp, stamp
 from mpo.exporters.quantize import FOR_CPU, Layout, quantize_dynamic, quantize_static
 from mpo.exporters.ranges import METHODS, observe

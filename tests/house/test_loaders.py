@@ -75,6 +75,8 @@ ALLOWED = {
     # programs: always a list of words, never a shell's line
     ("exporters/child.py", "subprocess.Popen"): "bounded children",
     ("profiles/local.py", "subprocess.Popen"): "measuring processes",
+    ("profiles/worker.py", "spec.loader.exec_module"): "a runner's own script, a file of the job",
+    ("profiles/worker.py", "subprocess.run"): "ps on itself, where the system tells no peak memory",
     ("profiles/pipes.py", "subprocess.Popen"): "ssh, its address checked",
     ("profiles/bootstrap.py", "subprocess.Popen"): "measuring processes on the device",
     ("profiles/probe.py", "subprocess.run"): "nvidia-smi and its like, to describe a device",

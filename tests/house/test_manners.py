@@ -38,7 +38,12 @@ REVIEWED = {
 BROAD = {"Exception", "BaseException"}
 # (module, function) -> why whatever comes up may end there. An except that raises again is no end.
 SEAMS = {
-    ("exporters/onnx.py", "_convert"): "tracing runs the user's own code; a fixed batch is tried",
+    ("exporters/tracing.py", "_free"): "tracing runs the user's own code; another way is tried",
+    ("exporters/tracing.py", "_scripted"): "tracing runs the user's own code; the reason is told",
+    (
+        "exporters/suspects.py",
+        "find_suspect",
+    ): "parity failed before; so may the search",
     ("exporters/simplify.py", "simplify"): "a foreign optimizer's failure must not lose the export",
     ("src/mpo/cli/running.py", "run"): "the last line: any fault becomes one sentence and exit 1",
 }

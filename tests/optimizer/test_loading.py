@@ -142,3 +142,15 @@ def test_a_hugging_face_folder_is_loaded_without_a_network(
         outputs = subject.build()(**next(iter(subject.splits().train)).kwargs)
     assert outputs.logits.shape == (8, 2)
     assert "Loading weights" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["labels = 3", "labels = [1, 2]", "preprocessing = {'m': object()}"]
+)
+def test_labels_and_preprocessing_that_no_file_could_hold_are_refused(
+    tmp_path: Path, line: str
+) -> None:
+    path = tmp_path / "subject.py"
+    path.write_text(f"def model(): ...\ndef data(): ...\n{line}\n")
+    with pytest.raises(UsageError, match=line.split(" ")[0]):
+        load_subject(str(path))

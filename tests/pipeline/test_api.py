@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import mpo
 from mpo.errors import UsageError
 
-QUICK = {"threads": 1, "seconds": 0.05, "processes": 3, "pairs": 8, "batch": 48}
+QUICK: dict[str, Any] = {"threads": 1, "seconds": 0.05, "processes": 3, "pairs": 8, "batch": 48}
 
 
 def test_a_regression_is_a_verdict_and_no_exception(tiny: ModuleType, tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ def test_a_model_alone_is_measured_and_not_judged(tiny: ModuleType, tmp_path: Pa
 
 @pytest.mark.parametrize("wrong", [{"pairs": 7}, {"pairs": 41}, {"processes": 2}, {"seconds": 0}])
 def test_an_effort_that_measures_nothing_is_refused(
-    tiny: ModuleType, tmp_path: Path, wrong: dict[str, int]
+    tiny: ModuleType, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(UsageError, match="measure nothing"):
         mpo.bench(tiny.chain(tmp_path / "m.onnx", 2), **wrong)

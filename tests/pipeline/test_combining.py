@@ -48,7 +48,7 @@ def based(precision: Precision, size: int, latency: float, harm: float) -> Based
 
 
 FP32 = measured(1000, 10.0)
-BASES = {
+BASES: dict[Precision, Based] = {
     "fp16": based("fp16", 500, 11.0, 1e-6),
     "int8": based("int8", 280, 7.0, 0.02),
     "int8-dynamic": based("int8-dynamic", 990, 10.5, 0.001),
@@ -87,9 +87,12 @@ def test_a_precision_is_passed_over_only_when_another_is_no_worse_in_every_bound
 
 
 def test_two_precisions_that_are_alike_never_pass_each_other_over() -> None:
-    twins = {"int8": based("int8", 280, 7, 0.1), "fp16": based("fp16", 280, 7, 0.1)}
+    twins: dict[Precision, Based] = {
+        "int8": based("int8", 280, 7, 0.1),
+        "fp16": based("fp16", 280, 7, 0.1),
+    }
     assert len(dominated(twins, FP32, ["size_bytes"])) == 1
-    thrice = {**twins, "int8-dynamic": based("int8-dynamic", 280, 7, 0.1)}
+    thrice: dict[Precision, Based] = {**twins, "int8-dynamic": based("int8-dynamic", 280, 7, 0.1)}
     assert len(dominated(thrice, FP32, ["size_bytes"])) == 2
 
 
@@ -133,7 +136,7 @@ def test_a_precision_that_could_not_be_made_says_why_and_is_not_weighed() -> Non
 
 def test_the_least_harmful_plan_wins_and_every_precision_stays_among_the_candidates() -> None:
     choice = Posed(BASES, ("int8",), {}, {"int8-dynamic": "beaten"})
-    plans = {
+    plans: dict[Precision, Plan] = {
         "int8": plan_alone(recipe(), BASES["int8"], "s"),
         "fp16": plan("fp16", 0.01, "b0"),
         "fp32": plan("fp32", 0.3, "b0", "b1"),
@@ -150,7 +153,7 @@ def test_the_least_harmful_plan_wins_and_every_precision_stays_among_the_candida
 
 def test_without_a_plan_in_any_precision_the_error_names_them_all() -> None:
     choice = Posed(BASES, (), {}, {})
-    refused = {
+    refused: dict[Precision, InfeasibleError] = {
         "fp32": InfeasibleError("too large", removed=("b0",)),
         "int8": InfeasibleError("still too large", hint="raise it", removed=("b1",)),
     }

@@ -22,6 +22,8 @@ class Outlier(nn.Module):
     """One feature is made ten thousand times larger and then ignored: a scale per tensor that
     covers it leaves nothing of the others."""
 
+    blow: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.last = nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import onnx
@@ -21,7 +22,7 @@ from mpo.errors import InfeasibleError, UsageError
 from mpo.records import CostTable, Report
 
 TINY = Path(__file__).parents[1] / "subjects" / "tiny.py"
-QUICK = {"threads": 1, "effort": "quick", "epochs": 1, "calibration": 128}
+QUICK: dict[str, Any] = {"threads": 1, "effort": "quick", "epochs": 1, "calibration": 128}
 
 
 class Mixer(nn.Module):
@@ -68,7 +69,7 @@ def subject() -> mpo.Subject:
 def auto(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """fp16 alone holds 60 % of the size, and any removal would harm more."""
     folder = tmp_path_factory.mktemp("runs") / "auto"
-    options = {**QUICK, "precision": "auto", "max_drop": "3%"}
+    options: dict[str, Any] = {**QUICK, "precision": "auto", "max_drop": "3%"}
     return folder, mpo.optimize(subject(), "size=60%", output=folder, **options)
 
 

@@ -118,7 +118,7 @@ def test_no_name_leaves_its_place_in_markdown(name: str) -> None:
 @quickly
 @given(NAMES)
 def test_no_name_breaks_xml_or_svg(name: str) -> None:
-    root = ET.fromstring(junit_error(name, name))
+    root = ET.fromstring(junit_error(name, name, "2026-11-21T00:00:00Z"))
     assert len(list(root.iter("testcase"))) == 1
     drawn = ET.fromstring(str(label(1, 2, clean(name).replace("\ufffe", "").replace("\uffff", ""))))
     assert not list(drawn)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,20 +13,21 @@ from pydantic import ValidationError
 from torch import nn
 
 from mpo.errors import InfeasibleError, UsageError
-from mpo.optimizer.artifact import load_pruned
+from mpo.folders import slug
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
-from mpo.pipeline.context import Context, Progress, subject_of
+from mpo.pipeline.context import Context, Progress, asked_for, subject_of
 from mpo.pipeline.dryrun import dry_run, read_original
 from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.places import places_of
+from mpo.pipeline.rebuilt import is_run, rebuild
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import MARKER, RECIPE, RunFolder, open_run, started_in
+from mpo.store import RECIPE, RunFolder, open_run
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -97,7 +97,7 @@ def under_way(
     progress: Progress,
 ) -> Iterator[Context]:
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
-    found = subject or subject_of(recipe)
+    found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with opened(recipe.target) as targets:
         places = places_of(recipe, targets)
         with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
@@ -143,11 +143,6 @@ def plan(
     )
 
 
-def is_run(path: Path) -> bool:
-    """Whether this is a run folder."""
-    return (path / MARKER).is_file()
-
-
 def plan_run(run: Path, budget: Sequence[str], *, explain: bool = False) -> Plan:
     """The plan that a run folder's saved stages give for these budgets."""
     recipe = make_recipe(**read_recipe(run / RECIPE))
@@ -188,13 +183,6 @@ def write_report(report: Report, folder: RunFolder) -> None:
     folder.write("report.html", html(report))
 
 
-def slug(subject: str) -> str:
-    """A folder name for a subject: the parent for NAME/subject.py, else the name itself."""
-    path = Path(subject.removeprefix("hf:"))
-    stem = path.parent.name if path.stem in ("subject", "model") and path.parent.name else path.stem
-    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
-
-
 def analyze(
     subject: str | Path | Subject, *, progress: Progress = silent, **options: Any
 ) -> Analysis:
@@ -217,7 +205,7 @@ def analyze_recipe(
     recipe: Recipe, subject: Subject | None = None, progress: Progress = silent
 ) -> Analysis:
     """The analysis of a recipe's subject; writes nothing."""
-    found = subject or subject_of(recipe)
+    found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with (
         steady_torch(),
         tempfile.TemporaryDirectory(prefix="mpo-analyze-") as name,
@@ -255,22 +243,4 @@ def load(run: str | Path, subject: Subject | None = None) -> nn.Module:
     Raises:
         UsageError: no finished run there, or its subject is gone.
     """
-    folder = Path(run)
-    recipe = make_recipe(**read_recipe(folder / RECIPE))
-    plan_file = folder / "plan.json"
-    if not plan_file.is_file():
-        raise UsageError(f"{folder} holds no plan.json.", hint="Name a finished run's folder.")
-    plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
-    factory = (subject or _named_subject(recipe, folder)).build
-    weights = folder / "model.safetensors"
-    if not plan.removed and not weights.is_file():
-        return factory()  # the original met the budget
-    return load_pruned(factory, plan.removed, weights).eval()
-
-
-def _named_subject(recipe: Recipe, folder: Path) -> Subject:
-    try:
-        return subject_of(recipe, started_in(folder))
-    except UsageError as error:
-        memory = "if it was made in memory, give it: mpo.load(run, subject)"
-        raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error
+    return rebuild(Path(run), subject).model

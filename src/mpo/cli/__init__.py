@@ -12,7 +12,10 @@ import click
 from mpo import __version__
 from mpo.cli.analyze import analyze
 from mpo.cli.bench import bench
+from mpo.cli.contract import contract
+from mpo.cli.decompose import decompose
 from mpo.cli.doctor import doctor
+from mpo.cli.export import export
 from mpo.cli.history import history
 from mpo.cli.optimize import optimize
 from mpo.cli.package import package
@@ -29,7 +32,21 @@ def cli() -> None:
     measured to fit, and the proof."""
 
 
-for command in (optimize, plan, analyze, report, profile, doctor, bench, history, package, verify):
+for command in (
+    optimize,
+    plan,
+    analyze,
+    export,
+    report,
+    profile,
+    doctor,
+    bench,
+    history,
+    contract,
+    decompose,
+    package,
+    verify,
+):
     cli.add_command(command)
 
 

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from mpo.cli.options import recipe_of, run_options, subject_options
+from mpo.cli.options import recipe_of, run_options, subject_options, with_options
 from mpo.cli.running import run
 from mpo.cli.showing import show_report
 
-STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3}
+STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3, "contract-broken": 4}
+PARTIAL = 7
+
+
+def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what the result may lose and how it is trained."""
+    options = (
+        click.option("--max-drop", help="Quality that may be lost (1%)."),
+        click.option("--epochs", type=int, help="Most passes over the training data (10)."),
+        click.option(
+            "--candidates", type=int, help="Diverse plans that a short recovery compares (2)."
+        ),
+        click.option(
+            "--distil",
+            type=click.Choice(["plain", "boundary"]),
+            help="boundary: recovery learns most where the original hardly decides.",
+        ),
+        click.option(
+            "--contract",
+            is_flag=False,
+            flag_value="eps=5%",
+            help="Accept only what does not break this contract: eps=5%,region=10%,mass=10%,...",
+        ),
+    )
+    return with_options(command, options)
 
 
 @click.command()
@@ -20,9 +45,12 @@ STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3}
 @click.option(
     "--method", type=click.Choice(["mpruner", "mpruner-paper"]), help="mpruner is the default."
 )
-@click.option("--max-drop", help="Quality that may be lost (1%).")
-@click.option("--epochs", type=int, help="Most passes over the training data in recovery (10).")
-@click.option("--candidates", type=int, help="Diverse plans that a short recovery compares (2).")
+@recovery_options
+@click.option(
+    "--export",
+    multiple=True,
+    help="Formats of the result beside ONNX: openvino, tensorrt-rtx; commas between.",
+)
 def optimize(
     subject: str | None,
     output: Path | None,
@@ -35,7 +63,8 @@ def optimize(
     """Make SUBJECT's model fit the budget; measure and prove it.
 
     SUBJECT is a Python file with model() and data(), package.module:factory, or hf:FOLDER. Running
-    the same command again goes on where it stopped.
+    the same command again goes on where it stopped. Ends with 7 when a format of --export could not
+    be made.
     """
 
     def work() -> int:
@@ -46,6 +75,7 @@ def optimize(
         with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
             report, folder = run_recipe(recipe, output, overwrite=overwrite, progress=bars)
         show_report(report, quiet=quiet, as_json=as_json, folder=folder)
-        return STATUS_CODES[report.status]
+        made = all(one.ok for one in report.formats)
+        return STATUS_CODES[report.status] or (0 if made else PARTIAL)
 
     run(work, verbose=verbose, as_json=as_json)

@@ -32,11 +32,16 @@ def subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--calibration", type=int, help="Training examples that analysis reads (512)."
         ),
         click.option("--threshold", type=float, help="CKA that joins blocks into one cluster."),
+        click.option(
+            "--harm",
+            type=click.Choice(["kl", "boundary", "gates"]),
+            help="boundary: harm counts most where decisions are close; gates: learned gates.",
+        ),
         click.option("-q", "--quiet", is_flag=True, help="No progress, no table."),
         click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error."),
         click.option("--json", "as_json", is_flag=True, help="Print the record on stdout."),
     )
-    return _with(command, options)
+    return with_options(command, options)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,10 +79,13 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Start afresh: throw away the run that is in the folder.",
         ),
     )
-    return _with(command, options)
+    return with_options(command, options)
 
 
-def _with(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+def with_options(
+    command: Callable[..., Any], options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
+    """The command with these options, in this order in its help."""
     for option in reversed(options):
         command = option(command)
     return command

@@ -13,10 +13,11 @@ from mpo.errors import InfeasibleError
 from mpo.optimizer.batches import limit
 from mpo.optimizer.cka import Similarity, measure_similarity
 from mpo.optimizer.clusters import default_threshold, find_clusters, near_copies
-from mpo.optimizer.harm import measure_harm
+from mpo.optimizer.gates import learn_gates
+from mpo.optimizer.harm import HarmMeter, measure_harm
 from mpo.pipeline.context import Context
 from mpo.pipeline.saved import read, save
-from mpo.records import Analysis, Block
+from mpo.records import Analysis, Block, Harm
 
 HARM_EXAMPLES = 128
 PAPER_THRESHOLD = 0.98  # the released code's default, 98
@@ -61,10 +62,12 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
     harms = measure_harm(
         context.original,
         removable,
-        limit(batches, HARM_EXAMPLES),
+        (),
         similarity.branch_ratio,
-        kind=context.kind,
+        meter=harm_meter(context),
     )
+    if context.recipe.harm == "gates":
+        harms = gate_harms(context, harms)
     context.progress("analysis: harm", steps, steps)
     threshold = context.recipe.threshold or usual_threshold(context, similarity)
     record = Analysis(
@@ -78,6 +81,29 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
         blocks=blocks,
     )
     return record, similarity
+
+
+def harm_meter(context: Context) -> HarmMeter:
+    """What measures the harm of removals as the recipe asks, on the leading calibration batches."""
+    return HarmMeter(
+        context.original,
+        limit(context.calibration(), HARM_EXAMPLES),
+        context.kind,
+        boundary=context.recipe.harm in ("boundary", "gates"),
+    )
+
+
+def gate_harms(context: Context, harms: Sequence[Harm]) -> tuple[Harm, ...]:
+    """The harms as learned gates tell them: how surely a block is needed, -ln P(it may go).
+
+    Joint removals are still judged by forward passes, along the boundary.
+    """
+    params = {block.name: float(block.params) for block in context.blocks if block.removable}
+    batches = limit(context.calibration(), HARM_EXAMPLES)
+    gates = learn_gates(
+        context.original, params, batches, seed=context.recipe.seed, kind=context.kind
+    )
+    return tuple(one.model_copy(update={"kl": gates.harm(one.name)}) for one in harms)
 
 
 def nothing_removable(blocks: Sequence[Block]) -> InfeasibleError:

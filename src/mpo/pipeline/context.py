@@ -14,11 +14,13 @@ from torch import nn
 from mpo import __version__
 from mpo.errors import MpoError
 from mpo.exporters.axes import varying_axes
+from mpo.exporters.metadata import facts
 from mpo.optimizer.batches import Batch, limit, primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.harm import Kind
 from mpo.optimizer.labels import shifts_labels
 from mpo.optimizer.loading import load_subject
+from mpo.optimizer.narrow import narrowed
 from mpo.optimizer.quality import check_model, predictor
 from mpo.optimizer.splits import Splits
 from mpo.optimizer.subject import Subject
@@ -34,7 +36,9 @@ from mpo.store import RunFolder, sha256
 PROOF_SIZES = (2, 3)
 SEEN = 32  # batches a split that tell which axes vary
 # What the original's figures and the analysis do not depend on.
-WISHES = {"budget", "max_drop", "epochs", "candidates", "precision"}
+WISHES = {
+    "budget", "max_drop", "epochs", "candidates", "export", "precision", "distil", "contract"
+}  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
 
@@ -110,6 +114,16 @@ class Context:
             if found != wanted:
                 raise broken(names, f"gives {tuple(found)} in the place of {tuple(wanted)}")
         return model
+
+    def facts(self, plan_sha256: str = "") -> dict[str, Any]:
+        """What exported files keep inside: version, plan, and what the subject tells of itself."""
+        subject = self.subject
+        return facts(
+            __version__,
+            plan_sha256=plan_sha256,
+            labels=subject.labels,
+            preprocessing=subject.preprocessing,
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -204,4 +218,9 @@ def subject_of(recipe: Recipe, base: Path | None = None) -> Subject:
         data_file=placed(recipe.data) if recipe.data else None,
         inputs=recipe.input,
     )
-    return replace(subject, name=recipe.subject)
+    return asked_for(replace(subject, name=recipe.subject), recipe)
+
+
+def asked_for(subject: Subject, recipe: Recipe) -> Subject:
+    """The subject narrowed to the classes that the recipe asks for, if it asks for any."""
+    return narrowed(subject, recipe.classes) if recipe.classes else subject

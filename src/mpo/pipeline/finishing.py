@@ -4,7 +4,9 @@ float32 that reach it."""
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,14 +20,19 @@ from mpo.records import Precision
 
 
 def finish(
-    context: Context, model: nn.Module, folder: Path, original: Measured, precision: Precision
+    context: Context,
+    model: nn.Module,
+    folder: Path,
+    original: Measured,
+    precision: Precision,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Measured:
     """Export, convert and measure the result into `folder`.
 
     A mixed file is taken when it reaches the floor and breaks no budget that the plain one holds.
     """
     beside, path = context.folder.path / ORIGINAL, folder / OPTIMIZED
-    plain = measure_model(context, model, path, "optimized", beside, precision=precision)
+    plain = measure_model(context, model, path, "optimized", beside, metadata, precision=precision)
     allowed = context.recipe.allowed_drop()
     if precision != "int8" or drop(original.validation, plain.validation) <= allowed:
         return plain
@@ -33,7 +40,7 @@ def finish(
         other = Path(name) / OPTIMIZED
         floor = floor_of(context, original.validation)
         mixed = measure_model(
-            context, model, other, "mixed", beside, precision=precision, floor=floor
+            context, model, other, "mixed", beside, metadata, precision=precision, floor=floor
         )
         reason = _worse(context, original, plain, mixed)
         if not reason:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -86,6 +87,7 @@ def deploy(
     original: Path | None = None,
     *,
     timed: bool = True,
+    metadata: Mapping[str, Any] | None = None,
     precision: Precision = "fp32",
     floor: Floor | None = None,
 ) -> Deployed:
@@ -97,8 +99,9 @@ def deploy(
             busier now than it was then would make a relative budget meaningless.
         timed: whether latency is measured too, and not memory and size only.
         floor: quality that int8 must reach, with some layers in float32 if need be.
+        metadata: facts to keep inside the file.
     """
-    made = ship(context, model, path, precision, floor=floor)
+    made = ship(context, model, path, precision, floor=floor, metadata=metadata)
     files = [path] if original is None else [path, original]
     models = [(file, feeds(file, deployed(context))) for file in files]
     seconds = context.measuring.solo if timed else 0.0
@@ -116,6 +119,7 @@ def measure_model(
     path: Path,
     what: str,
     beside: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
     *,
     precision: Precision = "fp32",
     floor: Floor | None = None,
@@ -124,6 +128,7 @@ def measure_model(
 
     Args:
         beside: the original's file, to be measured in turn with this model's.
+        metadata: facts to keep inside the file.
         precision: of the file. In another one than fp32 the file is judged, not the torch model.
         floor: as `deploy` takes it.
     """
@@ -133,7 +138,7 @@ def measure_model(
         context.progress(f"{what}: {steps[step]}", step, len(steps) - 1)
 
     now(0)
-    file = deploy(context, model, path, beside, precision=precision, floor=floor)
+    file = deploy(context, model, path, beside, precision=precision, floor=floor, metadata=metadata)
     now(1)
     allowed = ROUNDED.get(precision, EXACT)
     parity = check_parity(model, path, parity_calls(context), primary, allowed)

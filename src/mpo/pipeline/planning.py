@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpo.optimizer.batches import limit
 from mpo.optimizer.costs import count_macs
 from mpo.optimizer.harm import HarmMeter
 from mpo.optimizer.planner import Infeasible, Solution, solutions
 from mpo.optimizer.search import refine, spread
 from mpo.pipeline.aims import ROUNDS, better, closer, corrected, harm_of, holding, loose, tale
-from mpo.pipeline.analysis import HARM_EXAMPLES
+from mpo.pipeline.analysis import HARM_EXAMPLES, harm_meter
 from mpo.pipeline.budgets import Costs, limits
 from mpo.pipeline.context import Context
 from mpo.pipeline.infeasible import infeasible, missed
@@ -102,7 +101,7 @@ def settle(
         InfeasibleError: no plan is predicted, or measured, to hold the bounds.
     """
     aims, notes = problem.safe_targets(), problem.notes()
-    meter = HarmMeter(context.original, limit(context.calibration(), HARM_EXAMPLES), context.kind)
+    meter = harm_meter(context)
     tried: list[PlanCandidate] = []
     held: tuple[PlanCandidate, ...] = ()
     for number in range(1, ROUNDS + 1):

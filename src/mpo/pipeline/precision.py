@@ -18,13 +18,17 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from mpo.errors import InfeasibleError, MpoError, UsageError
 from mpo.exporters.converted import (
     CPU,
-    LARGEST_BYTES,
     Converted,
     Feeds,
     read_graph,
-    weight_bytes,
 )
-from mpo.exporters.external import DIGEST, write_external, write_inline
+from mpo.exporters.external import (
+    DIGEST,
+    LARGEST_BYTES,
+    weight_bytes,
+    write_external,
+    write_inline,
+)
 from mpo.exporters.halves import to_bf16, to_half
 from mpo.exporters.layers import layers_of
 from mpo.exporters.quantize import (

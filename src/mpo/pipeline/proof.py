@@ -22,6 +22,8 @@ from mpo.records import (
     Analysis,
     Artifact,
     BudgetResult,
+    Contract,
+    Exported,
     Plan,
     Precision,
     Ratio,
@@ -33,7 +35,7 @@ from mpo.records import (
 )
 from mpo.store import sha256
 
-Status = Literal["met", "already-met", "infeasible", "below-floor"]
+Status = Literal["met", "already-met", "infeasible", "below-floor", "contract-broken"]
 DISAGREE = math.log(1.15)
 SAME = Ratio(estimate=1.0, ci95=(1.0, 1.0), pairs=0)
 OPTIMIZED = "model.onnx"
@@ -112,6 +114,8 @@ class Outcome:
     analysis: Analysis = NOTHING
     plan: Plan | None = None
     recovery: Recovery | None = None
+    contract: Contract | None = None
+    formats: tuple[Exported, ...] = ()
 
 
 def make_report(context: Context, outcome: Outcome) -> Report:
@@ -123,7 +127,10 @@ def make_report(context: Context, outcome: Outcome) -> Report:
     status: Status = "already-met"
     if outcome.plan is not None:
         status = status_of(context, budgets, original, optimized)
+        if status == "met" and outcome.contract and outcome.contract.verdict == "broken":
+            status = "contract-broken"
     plan = outcome.plan or empty_plan(context)
+    told = warnings(context, original, optimized, plan, latency[0])
     return Report(
         tool={"name": "mpo", "version": __version__},
         subject=context.subject.name,
@@ -140,15 +147,27 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         blocks=len(outcome.analysis.blocks),
         removed=plan.removed,
         parity={"original": original.parity, "onnx": optimized.parity},
-        artifacts=artifacts(context.folder.path, precision_of(optimized)),
+        artifacts=artifacts(context.folder.path, precision_of(optimized), outcome.formats),
+        formats=outcome.formats,
         recovery=outcome.recovery,
         analysis=outcome.analysis,
         plan=plan,
+        contract=outcome.contract,
         environment=context.places[0].environment,
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=warnings(context, original, optimized, plan, latency[0]),
+        warnings=(*told, *format_notes(outcome.formats)),
+    )
+
+
+def format_notes(formats: Sequence[Exported]) -> tuple[str, ...]:
+    """What could not be made, or was made and not run, one sentence each."""
+    failed = [one for one in formats if not one.ok]
+    unseen = [one for one in formats if one.ok and not one.ran]
+    return (
+        *(f"{one.format} was not made: {one.reason}. {one.hint}".rstrip() for one in failed),
+        *(f"{one.format} was built and not run: {one.ran_reason}." for one in unseen),
     )
 
 
@@ -174,8 +193,11 @@ def precision_of(made: Measured) -> Precision:
     return made.conversion.precision if made.conversion else "fp32"
 
 
-def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ...]:
-    """The files of a run that are handed on; `precision` is the result's."""
+def artifacts(
+    folder: Path, precision: Precision = "fp32", formats: Sequence[Exported] = ()
+) -> tuple[Artifact, ...]:
+    """The files of a run that are handed on; `precision` is the result's; those of further formats
+    come last."""
     known = (
         (OPTIMIZED, "onnx"),
         (f"{OPTIMIZED}.data", "onnx-data"),
@@ -183,7 +205,7 @@ def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ..
         (f"{ORIGINAL}.data", "onnx-data"),
         ("model.safetensors", "safetensors"),
     )
-    return tuple(
+    own = tuple(
         Artifact(
             path=name,
             format=kind,
@@ -194,6 +216,7 @@ def artifacts(folder: Path, precision: Precision = "fp32") -> tuple[Artifact, ..
         for name, kind in known
         if (folder / name).is_file()
     )
+    return (*own, *(file for one in formats for file in one.files))
 
 
 def warnings(

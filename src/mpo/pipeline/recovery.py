@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from mpo.optimizer.artifact import load_pruned, save_model
-from mpo.optimizer.objective import distil
+from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import drop, evaluate, predictor
 from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
 from mpo.pipeline.aims import harm_of
 from mpo.pipeline.context import Context
+from mpo.pipeline.guard import guard_of, noted
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.shipping import shipped_quality
@@ -51,18 +52,23 @@ def kept(context: Context, train: Callable[[], Trained]) -> Trained:
 def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
     """Successive halving over the plans: a short training each, then a full one of the best.
 
-    The next best plan is trained too when the best one ends below the quality floor.
+    The next best plan is trained too when the best one ends below the quality floor, or breaks the
+    contract that the recipe asks for.
     """
+    guard = guard_of(context)
     rate = first_rate(context, plan.alternatives)
     ranked = shortlist(context, plan.alternatives, original, rate)
     seed = context.recipe.seed
     best: tuple[nn.Module, PlanCandidate, Recovery] | None = None
+    broken = False
     for candidate in ranked:
         schedule = Schedule(rate, context.recipe.epochs, seed)
         model, found, story = tried(context, candidate, original, schedule)
-        if best is None or _lost(original, found) < _lost(original, best[1]):
-            best = (model, found, story)
-        if _lost(original, best[1]) <= context.recipe.allowed_drop():
+        verdict = guard(model)
+        rank = (verdict == "broken", _lost(original, found))
+        if best is None or rank < (broken, _lost(original, best[1])):
+            best, broken = (model, found, noted(story, verdict)), verdict == "broken"
+        if not broken and _lost(original, best[1]) <= context.recipe.allowed_drop():
             break
     if best is None:
         raise ValueError("a plan without candidates")
@@ -138,7 +144,7 @@ def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float |
     if context.recipe.epochs == 0 or not removed:
         return None
     model = context.without(removed)
-    objective = distil(context.subject, copy.deepcopy(context.original))
+    objective = objective_of(context)
     splits = context.splits()
     return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
 
@@ -158,11 +164,17 @@ def train(
         )
         return copy.deepcopy(context.original), story
     model = context.without(candidate.removed)
-    objective = distil(context.subject, copy.deepcopy(context.original))
+    objective = objective_of(context)
     train_split = context.splits().train
     judge = judge_on(context)
     story = recover(model, objective, train_split, judge, original, schedule, context.progress)
     return model, story
+
+
+def objective_of(context: Context) -> Objective:
+    """What recovery minimises: distillation from a copy of the original."""
+    near = context.recipe.distil == "boundary"
+    return distil(context.subject, copy.deepcopy(context.original), boundary=near)
 
 
 def judge_on(context: Context) -> Judge:

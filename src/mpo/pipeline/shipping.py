@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def ship(
     *,
     methods: Sequence[Method] = METHODS,
     floor: Floor | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Shipped:
     """Export the model to `path` in a precision, weights beside it where the run has them there.
 
@@ -50,6 +51,7 @@ def ship(
         MpoError: the model cannot be exported or converted.
     """
     options: dict[str, Any] = {"opset": context.recipe.opset, "varying": context.varying}
+    options["metadata"] = metadata
     beside = context.external_weights
     if precision == "fp32":
         made = export_onnx(model, *example(context), path, external_data=beside, **options)

@@ -17,7 +17,9 @@ from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.combining import combined_plan, posed
 from mpo.pipeline.context import Context
+from mpo.pipeline.exportstage import export_formats, wanted_formats
 from mpo.pipeline.finishing import finish
+from mpo.pipeline.guard import check_terms, stage_contract
 from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.measuring import FIGURES, ORIGINAL, Measured, measure_model
 from mpo.pipeline.paper import paper_run
@@ -29,6 +31,7 @@ from mpo.pipeline.proof import (
     make_report,
     pair_ratios,
 )
+from mpo.pipeline.rebuilt import plan_digest
 from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.pipeline.sessions import with_sessions
@@ -51,6 +54,9 @@ def tell(context: Context) -> Report:
             "No budget is given.",
             hint="Add --budget 50MB (or 12ms, 50%, params=500k), or use --method mpruner-paper.",
         )
+    check_terms(context)
+    wanted_formats(context)
+    result = context.folder.path / OPTIMIZED
     with steady_torch():
         require_data(context, context.recipe.precision)
         _ = context.outputs
@@ -58,13 +64,17 @@ def tell(context: Context) -> Report:
         original = stage_original(context)
         if already_met(context, original):
             hand_out_original(context)
-            return make_report(context, Outcome(original, original))
+            formats = export_formats(context, result)
+            return make_report(context, Outcome(original, original, formats=formats))
         analysis = analyze(context)
         model, plan, recovery = decide(context, analysis, original)
         folder = context.folder.path
         optimized = stage_result(context, model, original, plan)
-        ratios = pair_ratios(context, folder / ORIGINAL, folder / OPTIMIZED)
-    return make_report(context, Outcome(original, optimized, ratios, analysis, plan, recovery))
+        ratios = pair_ratios(context, folder / ORIGINAL, result)
+        contract = stage_contract(context, model)
+        formats = export_formats(context, result, plan.precision)
+    outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract, formats)
+    return make_report(context, outcome)
 
 
 def prepare(context: Context) -> None:
@@ -165,7 +175,8 @@ def stage_original(context: Context) -> Measured:
     """The original exported in fp32 and measured, made once; it owes wishes nothing."""
 
     def make(folder: Path) -> Measured:
-        return measure_model(context, context.original, folder / ORIGINAL, "original")
+        path = folder / ORIGINAL
+        return measure_model(context, context.original, path, "original", None, context.facts())
 
     return _staged(context, "original", context.base_key, ORIGINAL, make)
 
@@ -174,7 +185,8 @@ def stage_result(context: Context, model: nn.Module, original: Measured, plan: P
     """The result exported in the plan's precision and measured, made once."""
 
     def make(folder: Path) -> Measured:
-        return finish(context, model, folder, original, plan.precision)
+        metadata = context.facts(plan_digest(plan))
+        return finish(context, model, folder, original, plan.precision, metadata)
 
     return _staged(context, "optimized", context.key, OPTIMIZED, make)
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mpo.records.base import Record
-from mpo.records.figures import Artifact
+from mpo.records.figures import Artifact, Parity
 
 EngineBackend = Literal["tensorrt", "tensorrt-rtx"]
 EngineOutcome = Literal[
@@ -145,6 +145,8 @@ class Exported(Record):
         files: what was written.
         ran: the result was executed by its runtime, as part of the export.
         ran_reason: why not.
+        parity: what it answered against the ONNX file, when it ran.
+        seconds: it took.
         engine: the build's own result, of engines.
     """
 
@@ -155,5 +157,7 @@ class Exported(Record):
     files: tuple[Artifact, ...] = ()
     ran: bool = False
     ran_reason: str = ""
+    parity: Parity | None = None
+    seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     engine: EngineResult | None = None

@@ -69,16 +69,30 @@ class Ratios(Record):
     macs: float
 
 
+class OutputParity(Record):
+    """One output of an artefact against the same output of its reference; `max_rel` is over the
+    largest magnitude of the reference's, `cosine` that of all values as one vector."""
+
+    name: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+
+
 class Parity(Record):
-    """An artefact against the torch model on real samples."""
+    """An artefact against its reference (the torch model, or the file it was made of) on real
+    samples. The figures are those of the deciding output; `outputs` has every output of floating
+    type."""
 
     max_abs: float
     max_rel: float
+    cosine: float | None = None
     agreement: float
     samples: int
     batches: tuple[int, ...]
     ok: bool
     reason: str = ""
+    outputs: tuple[OutputParity, ...] = ()
 
 
 class Artifact(Record):

@@ -9,8 +9,10 @@ from pydantic import Field
 from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis
 from mpo.records.budgets import BudgetResult
+from mpo.records.contracts import Contract
 from mpo.records.conversions import Conversion
 from mpo.records.devices import Environment
+from mpo.records.engines import Exported
 from mpo.records.figures import Artifact, ModelFigures, OnTarget, Parity, Ratio, Ratios, Recovery
 from mpo.records.plans import Plan
 
@@ -36,7 +38,7 @@ class Report(Document):
     seed: int
     budgets: tuple[BudgetResult, ...]
     met: bool
-    status: Literal["met", "already-met", "infeasible", "below-floor"]
+    status: Literal["met", "already-met", "infeasible", "below-floor", "contract-broken"]
     max_drop: float
     original: ModelFigures
     optimized: ModelFigures
@@ -45,10 +47,12 @@ class Report(Document):
     removed: tuple[str, ...]
     parity: dict[str, Parity]
     artifacts: tuple[Artifact, ...]
+    formats: tuple[Exported, ...] = ()
     recovery: Recovery | None
     analysis: Analysis
     plan: Plan
     environment: Environment
+    contract: Contract | None = None
     others: tuple[TargetReport, ...] = ()
     conversion: Conversion | None = None
     seconds: dict[str, float]

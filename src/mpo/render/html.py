@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from mpo.records import Report
 from mpo.render import bars, heatmap, lines, names, removed, spread, text
+from mpo.render.contracthtml import section
 from mpo.render.front import front
 from mpo.units import format_bytes, format_count, format_ms
 
@@ -41,6 +42,7 @@ def html(report: Report) -> str:
         text=text,
         names=names,
         lines=lines,
+        contract=section(report.contract) if report.contract else None,
         share=text.is_share(report),
     )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mpo.records import Report, TargetReport
+from mpo.render.contracttext import sentence
 from mpo.render.names import clean, compact_names
 from mpo.render.text import (
     METRICS,
@@ -54,12 +55,20 @@ def markdown(report: Report) -> str:
         _budgets(report),
         f"**Removed:** {code(compact_names(report.removed), cell=False)} "
         f"({len(report.removed)} of {report.blocks} blocks)",
+        _contract(report),
         _warnings(report),
         _plans(report),
         _files(report),
         _environment(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _contract(report: Report) -> str:
+    if report.contract is None:
+        return ""
+    told = sentence(report.contract)
+    return f"**Contract {report.contract.verdict}:** {escape(told)}"
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]], right: int = 99) -> str:

@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mpo.records import Analysis, Report
+from mpo.render.contract import TONES
+from mpo.render.contracttext import sentence
 from mpo.render.names import clean, compact_names
 from mpo.render.text import Row, asked, budget_line, removed_line, rows, target_rows, verdict
 from mpo.units import format_bytes, format_count
@@ -54,6 +56,10 @@ def _facts(report: Report) -> RenderableType:
         line = f"  {asked(report, budget)}: {budget_line(budget)}"
         grid.add_row("Budget", Text.assemble(state, line))
     grid.add_row("Blocks", Text(removed_line(report, limit=12)))
+    if report.contract is not None:
+        state = (report.contract.verdict, TONES[report.contract.verdict])
+        line = f"  {sentence(report.contract)}"
+        grid.add_row("Contract", Text.assemble(state, line))
     if report.artifacts:
         files = (f"{clean(file.path)} ({format_bytes(file.bytes)})" for file in report.artifacts)
         grid.add_row("Files", Text(", ".join(files)))

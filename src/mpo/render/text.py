@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpo.records import BudgetResult, Plan, PlanCandidate, Quality, Ratio, Report, TargetReport
+from mpo.render.contracttext import sentence as contract_sentence
 from mpo.render.names import clean, compact_names, shorten
 from mpo.units import format_bytes, format_count, format_ms
 
@@ -207,6 +208,9 @@ def verdict(report: Report) -> Verdict:
         missed = "; ".join(lines)
         what = f"No plan holds every budget. The closest one: {missed or quality}."
         return Verdict("Infeasible", "bad", f"{what} {removed}; {quality}.")
+    if report.status == "contract-broken" and report.contract is not None:
+        told = contract_sentence(report.contract)
+        return Verdict("Contract broken", "bad", f"{told} {removed}; {quality}.")
     if report.status == "below-floor":
         what = f"{held} of {len(report.budgets)} budgets hold, but only below the quality floor"
         return Verdict("Below the quality floor", "bad", f"{what}: {quality}. {removed}.")

@@ -12,16 +12,29 @@ from typing import Any, Literal
 from mpo.records import (
     Bench,
     Bundle,
+    Contract,
     CostTable,
     DeviceProfile,
     Doctor,
+    Export,
     HistoryEntry,
     Plan,
     Record,
     Report,
 )
 
-Name = Literal["bench", "bundle", "history", "report", "plan", "device", "costs", "doctor"]
+Name = Literal[
+    "bench",
+    "bundle",
+    "history",
+    "report",
+    "plan",
+    "device",
+    "costs",
+    "doctor",
+    "contract",
+    "export",
+]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _RECORDS: dict[Name, tuple[type[Record], int]] = {
@@ -33,6 +46,8 @@ _RECORDS: dict[Name, tuple[type[Record], int]] = {
     "device": (DeviceProfile, 1),
     "costs": (CostTable, 1),
     "doctor": (Doctor, 1),
+    "contract": (Contract, 1),
+    "export": (Export, 1),
 }
 
 

@@ -1,0 +1,131 @@
+"""The two models of a contract, however they are named: subject, run folder, ONNX file, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mpo.errors import UsageError
+from mpo.exporters.runtime import OnnxModel
+from mpo.optimizer.batches import Batch
+from mpo.optimizer.loading import load_data, load_model, load_subject, with_weights
+from mpo.optimizer.quality import Predict, predictor
+from mpo.optimizer.subject import Subject
+from mpo.optimizer.surgery import clone
+from mpo.pipeline.fingerprints import fingerprint_model
+from mpo.pipeline.rebuilt import is_run, rebuild, subject_of_run
+from mpo.records import ContractSide
+from mpo.store import sha256
+
+Named = str | Path | Subject | nn.Module
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Decider:
+    """A model as a function of a batch.
+
+    Attributes:
+        side: for the record.
+        predict: without gradients.
+        module: the torch module, where there is one: mining may ask for gradients.
+    """
+
+    side: ContractSide
+    predict: Predict
+    module: nn.Module | None = None
+
+
+def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
+    """The model that is named.
+
+    Args:
+        named: a subject (a file, package.module:factory, hf:FOLDER, or in memory), a run folder
+            (its pruned model), an ONNX file, a torch module, or weights for `factory`.
+        factory: what builds the model that weights belong to.
+
+    Raises:
+        UsageError: nothing there, or a file that cannot be run.
+    """
+    if isinstance(named, nn.Module):
+        return _of_module(clone(named).eval().float(), type(named).__name__, "module")
+    if isinstance(named, Subject):
+        return _of_module(named.build(), named.name, "subject")
+    text, path = str(named), Path(named)
+    if path.suffix == ".onnx":
+        return _of_file(path)
+    if is_run(path):
+        return _of_module(rebuild(path).model, text, "run")
+    if path.suffix in WEIGHTS:
+        if factory is None:
+            raise UsageError(
+                f"{text} holds weights, and no model to load them into is named.",
+                hint="Name the subject they belong to as ORIGINAL.",
+            )
+        return _of_module(_built(with_weights(factory, path), text), text, "weights")
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, but no run folder of mpo.", hint="Name a run, a file, a subject."
+        )
+    return _of_module(_built(load_model(text), text), text, "subject")
+
+
+def both(original: Named, candidate: Named) -> tuple[Decider, Decider]:
+    """The two models; weights as the candidate are loaded into the original's factory."""
+    first = decider(original)
+    factory: Callable[[], Any] | None = None
+    if isinstance(original, str | Path) and first.side.kind == "subject":
+        factory = load_model(str(original))
+    return first, decider(candidate, factory)
+
+
+def data_subject(data: Named | None, original: Named, candidate: Named) -> Subject:
+    """Where the data come from: what is named, or else the first of both that has any.
+
+    Raises:
+        UsageError: neither is named with data.
+    """
+    if isinstance(data, Subject):
+        return data
+    if data is not None:
+        path = Path(str(data))
+        return subject_of_run(path) if is_run(path) else load_data(str(data))
+    for named in (original, candidate):
+        if isinstance(named, Subject):
+            return named
+        if isinstance(named, nn.Module) or Path(named).suffix in (".onnx", *WEIGHTS):
+            continue
+        return subject_of_run(Path(named)) if is_run(Path(named)) else load_subject(str(named))
+    raise UsageError(
+        "Neither model comes with data.", hint="Name a subject file that has data() with --data."
+    )
+
+
+def _built(factory: Callable[[], Any], name: str) -> nn.Module:
+    return Subject(model=factory, data=_no_data, name=name).build()
+
+
+def _no_data() -> Any:
+    raise UsageError("This model was named without data.", hint="Name them with --data.")
+
+
+def _of_module(module: nn.Module, name: str, kind: Any) -> Decider:
+    params = sum(p.numel() for p in module.parameters())
+    digest = fingerprint_model(module)
+    side = ContractSide(name=name, kind=kind, digest=digest, params=params)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)  # mining asks for gradients of inputs only
+    return Decider(side, predictor(module), module)
+
+
+def _of_file(path: Path) -> Decider:
+    call = OnnxModel(path).as_model()
+
+    def predict(batch: Batch) -> Any:
+        return call(*batch.args, **batch.kwargs)
+
+    return Decider(ContractSide(name=str(path), kind="onnx", digest=sha256(path)), predict)

@@ -1,0 +1,150 @@
+"""The contract as the guard of a run: a screen on validation while plans are tried, and the verdict
+on the test split, once, for the model that is handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from mpo.errors import UsageError
+from mpo.optimizer.decisions import Tallied, reading_of
+from mpo.optimizer.quality import predictor
+from mpo.pipeline.claims import STRATA, Terms, claims_of, make_terms, overall
+from mpo.pipeline.context import Context
+from mpo.pipeline.contract import make_contract
+from mpo.pipeline.contractscene import Asked, calibrate
+from mpo.pipeline.saved import read, save
+from mpo.records import Contract, Recovery
+from mpo.records.contracts import Judged
+from mpo.units import parse_share
+
+FILE, WITNESSES = "contract.json", "witnesses.npz"
+Guard = Callable[[nn.Module], Judged | None]
+
+
+def parse_contract(text: str) -> Terms:
+    """The terms in `eps=5%,region=10%,mass=10%,confidence=0.95,claims=overall+region`.
+
+    `eps` is for every stratum; `overall`, `region` and `class` for one. Without `claims`, what is
+    overall and in the region is claimed: classes need many samples each.
+
+    Raises:
+        UsageError: an unknown key, or a value out of range.
+    """
+    eps: list[str] = []
+    values: dict[str, object] = {"strata": ("overall", "region")}
+    for part in (piece.strip() for piece in text.split(",")):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if not value:
+            raise UsageError(f"{part!r} says nothing.", hint="Write --contract eps=5%,mass=10%.")
+        if key == "eps" or key in STRATA:
+            eps.append(value if key == "eps" else f"{key}={value}")
+        elif key == "claims":
+            values["strata"] = tuple(value.split("+"))
+        elif key == "mass":
+            values[key] = parse_share(value)
+        elif key in ("tau", "confidence", "split_at"):
+            values[key] = _number(key, value)
+        else:
+            values[key] = value
+    return make_terms(eps=eps, **values)
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{key} is {text!r}.", hint="Give a number.") from error
+
+
+def check_terms(context: Context) -> None:
+    """Refuse bad terms before anything is measured.
+
+    Raises:
+        UsageError: terms that cannot be read.
+    """
+    if context.recipe.contract is not None:
+        parse_contract(context.recipe.contract)
+
+
+def guard_of(context: Context) -> Guard:
+    """What screens a trained candidate: its verdict on the validation split, None without a
+    contract.
+
+    The split also steers training, so this is a screen and no claim; candidate j of the open series
+    spends 1 / (j (j + 1)) of the error.
+    """
+    if context.recipe.contract is None:
+        return lambda model: None
+    terms, look = parse_contract(context.recipe.contract), 0
+
+    def guard(model: nn.Module) -> Judged:
+        nonlocal look
+        look += 1
+        return screened(context, model, replace(terms, looks=1, look=look))
+
+    return guard
+
+
+def screened(context: Context, model: nn.Module, terms: Terms) -> Judged:
+    """The claims' verdict on the validation split."""
+    original, candidate = predictor(context.original), predictor(model)
+    validation = context.splits().validation
+    reading = reading_of(context.outputs, context.batch, context.kind, terms.split_at)
+    calibrated = calibrate(original, reading, validation, terms)
+    found = Tallied(reading, context.recipe.seed)
+    for batch in validation:
+        found.add(batch, original(batch), candidate(batch))
+    return overall(claims_of(terms, found, calibrated.tau, calibrated.limit))
+
+
+def noted(story: Recovery, verdict: Judged | None) -> Recovery:
+    """The story of a recovery with what the screen said."""
+    if verdict is None:
+        return story
+    note = f"{story.note}; contract on validation: {verdict}".removeprefix("; ")
+    return story.model_copy(update={"note": note})
+
+
+def stage_contract(context: Context, model: nn.Module) -> Contract | None:
+    """The contract of the model that is handed out, on the test split, made once and kept; with
+    counterexamples where they can be searched. None when the recipe asks for none."""
+    if context.recipe.contract is None:
+        return None
+    terms = parse_contract(context.recipe.contract)
+
+    def make(folder: Path) -> None:
+        asked = Asked(
+            original=context.original,
+            candidate=model,
+            data=context.subject,
+            terms=terms,
+            seed=context.recipe.seed,
+            mine=None,
+            witnesses=folder / WITNESSES,
+        )
+        found = make_contract(asked, context.progress)
+        save(renamed(found, context.subject.name), folder / FILE)
+
+    folder = context.folder.stage("contract", context.key, make)
+    for name in (FILE, WITNESSES):
+        if (folder / name).is_file():
+            context.folder.place(folder / name, name)
+    return read(Contract, folder / FILE)
+
+
+def renamed(found: Contract, subject: str) -> Contract:
+    """The record with the names that the run uses."""
+    mining = found.mining and found.mining.model_copy(
+        update={"file": WITNESSES if found.mining.file else ""}
+    )
+    return found.model_copy(
+        update={
+            "original": found.original.model_copy(update={"name": subject}),
+            "candidate": found.candidate.model_copy(update={"name": "the pruned model"}),
+            "mining": mining,
+        }
+    )

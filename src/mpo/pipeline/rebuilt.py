@@ -1,0 +1,90 @@
+"""A finished run read back: its recipe, its subject, and the pruned model as factory + plan +
+weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mpo.errors import UsageError
+from mpo.optimizer.artifact import load_pruned
+from mpo.optimizer.subject import Subject
+from mpo.pipeline.context import asked_for, subject_of
+from mpo.recipe import Recipe, make_recipe, read_recipe
+from mpo.records import Plan
+from mpo.store import MARKER, RECIPE, fingerprint, started_in
+
+
+@dataclass(frozen=True)
+class RebuiltRun:
+    """What a run folder's model is made of.
+
+    Attributes:
+        recipe: as it was run.
+        subject: that it was run on.
+        plan: what was removed.
+        model: the pruned one in eval mode; the original when nothing was removed.
+    """
+
+    recipe: Recipe
+    subject: Subject
+    plan: Plan
+    model: nn.Module
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder."""
+    return (path / MARKER).is_file()
+
+
+def plan_digest(plan: Plan) -> str:
+    """What names a plan inside the files made from it: the fingerprint of its record."""
+    return fingerprint(plan.model_dump(mode="json"))
+
+
+def rebuild(run: Path, subject: Subject | None = None) -> RebuiltRun:
+    """Read a run folder.
+
+    Args:
+        run: its folder.
+        subject: in memory, when the run was made from one.
+
+    Raises:
+        UsageError: no finished run there, or its subject is gone.
+    """
+    recipe = recipe_of_run(run)
+    plan_file = run / "plan.json"
+    if not plan_file.is_file():
+        raise UsageError(f"{run} holds no plan.json.", hint="Name a finished run's folder.")
+    plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
+    found = subject_of_run(run) if subject is None else asked_for(subject, recipe)
+    weights = run / "model.safetensors"
+    if not plan.removed and not weights.is_file():
+        model = found.build()  # the original met the budget
+    else:
+        model = load_pruned(found.build, plan.removed, weights).eval()
+    return RebuiltRun(recipe, found, plan, model)
+
+
+def recipe_of_run(run: Path) -> Recipe:
+    """The recipe that a run was made by.
+
+    Raises:
+        UsageError: no recipe there, or one with unknown keys.
+    """
+    return make_recipe(**read_recipe(run / RECIPE))
+
+
+def subject_of_run(run: Path) -> Subject:
+    """The subject that a run was made from.
+
+    Raises:
+        UsageError: it is gone, or was made in memory.
+    """
+    try:
+        return subject_of(recipe_of_run(run), started_in(run))
+    except UsageError as error:
+        memory = "if it was made in memory, give it: mpo.load(run, subject)"
+        raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error

@@ -1,0 +1,249 @@
+"""`mpo export`: every file is there, checked and told of; what fails costs nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import jsonschema
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from rich.console import Console
+from torch import Tensor, nn
+
+import mpo
+from mpo.cli import cli
+from mpo.errors import MpoError, UsageError
+from mpo.optimizer.artifact import save_model
+from mpo.optimizer.loading import load_subject
+from mpo.optimizer.surgery import remove_blocks
+from mpo.pipeline.dynamic import parse_dynamic
+from mpo.records import Export, Plan, Report
+from mpo.render.export import export_table
+from mpo.schemas import load as schema
+from mpo.store import MARKER, RECIPE
+
+PAIR = Path(__file__).parents[1] / "subjects" / "pair.py"
+
+
+def call(*options: str) -> Result:
+    return CliRunner().invoke(cli, ["export", *options])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("export") / "files"
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> Export:
+    pytest.importorskip("openvino")
+    pytest.importorskip("tensorrt_rtx")
+    to = ("--to", "onnx,openvino", "--to", "tensorrt-rtx")
+    result = call(str(PAIR), *to, "--dynamic", "batch[1:4:8]", "-o", str(folder), "--json")
+    assert result.exit_code == 0, result.output
+    jsonschema.validate(json.loads(result.stdout), schema("export"))
+    return Export.model_validate_json(result.stdout)
+
+
+def test_every_file_is_there_with_its_hash_and_the_record(record: Export, folder: Path) -> None:
+    names = {file.path for file in record.artifacts}
+    assert names == {"model.onnx", "model.xml", "model.bin", "model.rtx"}
+    assert {path.name for path in folder.iterdir()} == names | {"export.json"}
+    for file in record.artifacts:
+        raw = (folder / file.path).read_bytes()
+        assert (len(raw), hashlib.sha256(raw).hexdigest()) == (file.bytes, file.sha256)
+    assert Export.model_validate_json((folder / "export.json").read_text()) == record
+
+
+def test_the_onnx_file_agrees_with_torch_in_every_output_and_in_the_task(record: Export) -> None:
+    parity = record.trunk.parity
+    assert parity is not None
+    assert parity.ok
+    assert len(set(parity.batches)) >= 2
+    assert [one.name for one in parity.outputs] == ["logits", "pooled"]
+    assert all(one.cosine > 0.999999 for one in parity.outputs)
+    assert record.trunk.quality["onnx"] == record.trunk.quality["torch"]
+    assert record.trunk.quality["onnx"].value == 1.0
+
+
+def test_axes_that_differ_in_the_data_are_free_and_engines_take_what_was_seen(
+    record: Export,
+) -> None:
+    batch, length = record.trunk.axes
+    assert (batch.name, batch.low, batch.best, batch.high) == ("batch", 1, 4, 8)
+    assert batch.source == "asked"
+    assert length.inputs == ("input_ids:1", "attention_mask:1")
+    assert (length.low, length.high, length.source) == (4, 9, "data")
+
+
+def test_an_engine_is_built_without_a_gpu_and_said_not_to_have_run(record: Export) -> None:
+    engine = record.formats[2]
+    if engine.ran:
+        pytest.skip("there is a GPU here")
+    assert engine.ok
+    assert engine.ran_reason == "no GPU here"
+    console = Console(width=200, record=True)
+    console.print(export_table(record, Path("files")))
+    text = console.export_text()
+    assert "built, not run: no GPU here" in text
+    assert engine.files[0].sha256[:12] in text
+
+
+def test_openvino_answers_as_onnx_runtime_does(record: Export) -> None:
+    found = record.formats[1]
+    assert found.ran
+    assert found.parity is not None
+    assert found.parity.ok
+    assert len(found.parity.outputs) == 2
+
+
+def test_facts_of_the_subject_are_inside_the_file(record: Export, folder: Path) -> None:
+    notes = {one.key: one.value for one in onnx.load(folder / "model.onnx").metadata_props}
+    assert notes["mpo.version"] == mpo.__version__
+    assert json.loads(notes["mpo.labels"]) == ["no", "maybe", "yes"]
+    assert json.loads(notes["mpo.preprocessing"]) == {"tokenizer": "whitespace", "pad": 0}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as `mpo optimize` leaves it, made without measuring."""
+    folder = tmp_path_factory.mktemp("runs") / "pair"
+    folder.mkdir()
+    removed = ("layers.1",)
+    subject = load_subject(str(PAIR))
+    save_model(remove_blocks(subject.build(), removed), folder / "model.safetensors")
+    plan = Plan(method="mpruner", subject=str(PAIR), seed=0, removed=removed, harm=0.0)
+    (folder / "plan.json").write_text(plan.model_dump_json())
+    (folder / RECIPE).write_text(f'subject = "{PAIR}"\nmax_drop = "90%"\n')
+    (folder / MARKER).write_text('{"started_in": "."}')
+    return folder
+
+
+def test_a_runs_pruned_model_is_exported_in_int8_and_a_missing_engine_costs_nothing_else(
+    run: Path,
+) -> None:
+    result = call(str(run), "--to", "onnx,tensorrt", "--precision", "int8-dynamic", "--json")
+    assert result.exit_code == 7, result.output
+    found = Export.model_validate_json(result.stdout)
+    assert (found.kind, found.removed, found.status) == ("run", ("layers.1",), "partial")
+    path = run / "export" / "model.onnx"
+    notes = {one.key: one.value for one in onnx.load(path).metadata_props}
+    assert notes["mpo.plan_sha256"] == found.plan_sha256 != ""
+    assert any("MatMulInteger" in node.op_type for node in onnx.load(path).graph.node)
+    assert found.trunk.conversion is not None
+    assert found.trunk.reduced is not None
+    assert found.trunk.reduced.max_rel > 0
+    assert found.trunk.dropped is not None
+    engine = found.formats[1]
+    assert not engine.ok
+    assert "DynamicQuantizeLinear" in engine.reason
+    assert {file.path for file in found.artifacts} == {"model.onnx"}
+
+
+class Deceiver(nn.Module):
+    """Another model while it is traced than when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.second(x * 1.5 if torch.compiler.is_exporting() else x)
+
+
+def test_a_file_out_of_parity_is_not_written_and_the_first_place_is_named(tmp_path: Path) -> None:
+    rows = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(2)]
+    subject = mpo.Subject(Deceiver(), mpo.Data(train=rows, validation=rows, test=rows))
+    with pytest.raises(MpoError, match="second") as caught:
+        mpo.export(subject, output=tmp_path / "files")
+    assert caught.value.exit_code == 1
+    assert "differs from the torch model" in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
+    target = ("-o", str(tmp_path / "files"))
+    for options, said in (
+        (("--to", "openvno"), "Did you mean openvino"),
+        (("--dynamic", "input:0=batch[8:1]"), "sizes out of order"),
+        (("--dynamic", "rows"), "neither an axis nor sizes"),
+        (("--set", "workspace=5"), "names no option of a format"),
+        (("--precision", "fp32", "--dynamic", "x:0", "--dynamic", "none"), "beside another"),
+    ):
+        result = call(str(PAIR), *options, *target)
+        assert result.exit_code == 2, result.output
+        assert said in result.output
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "mine.txt").write_text("mine")
+    result = call(str(PAIR), *target, "--overwrite")
+    assert result.exit_code == 2
+    assert "is not empty" in result.output
+    assert (tmp_path / "files" / "mine.txt").read_text() == "mine"
+
+
+def test_dynamic_is_read() -> None:
+    (first, second) = parse_dynamic(["input:0=batch[1:32]", "length[4:16:64]"]) or ()
+    assert (first.input, first.axis, first.name, first.sizes) == ("input", 0, "batch", (1, 1, 32))
+    assert (second.input, second.name, second.sizes) == ("", "length", (4, 16, 64))
+    assert parse_dynamic(["none"]) is None
+    with pytest.raises(UsageError, match="names no axis"):
+        parse_dynamic(["a:b:c"])
+
+
+def test_a_run_ends_with_the_formats_it_was_asked_for_and_7_when_one_is_missing(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("openvino")
+    options = ["optimize", str(PAIR), "-b", "params=100%", "--threads", "1", "--effort", "quick"]
+    options += ["--export", "openvino,tensorrt", "-o", str(tmp_path / "run"), "--json"]
+    result = CliRunner().invoke(cli, options)
+    assert result.exit_code == 7, result.output
+    report = Report.model_validate_json(result.stdout)
+    jsonschema.validate(json.loads(result.stdout), schema("report"))
+    assert report.status == "already-met"
+    made, missing = report.formats
+    assert made.ok
+    assert made.parity is not None
+    assert made.parity.ok
+    assert not missing.ok
+    assert any("tensorrt was not made" in text for text in report.warnings)
+    held = {file.path for file in report.artifacts}
+    assert {"model.onnx", "model.xml", "model.bin"} <= held
+    for file in report.artifacts:
+        assert hashlib.sha256((tmp_path / "run" / file.path).read_bytes()).hexdigest() == (
+            file.sha256
+        )
+
+
+def test_an_onnx_file_is_exported_further_and_a_hostile_one_is_refused(
+    record: Export, folder: Path, tmp_path: Path
+) -> None:
+    source = folder / "model.onnx"
+    options = ("--to", "onnx,openvino", "--dynamic", "batch[1:2:4]", "--json")
+    result = call(str(source), *options, "-o", str(tmp_path / "files"))
+    assert result.exit_code == 0, result.output
+    found = Export.model_validate_json(result.stdout)
+    assert (found.kind, found.trunk.tracer) == ("onnx", "given")
+    copy, ir = found.formats
+    assert copy.files[0].sha256 == record.formats[0].files[0].sha256
+    assert ir.parity is not None
+    assert ir.parity.ok
+    assert any("random inputs" in text for text in found.warnings)
+    result = call(str(source), "--precision", "int8", "-o", str(tmp_path / "int8"))
+    assert result.exit_code == 2
+    assert "calibrated on real inputs" in result.output
+    hostile = onnx.load(source)
+    weight = hostile.graph.initializer[0]
+    weight.ClearField("raw_data")
+    onnx.external_data_helper.set_external_data(weight, "../../etc/passwd")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    (tmp_path / "hostile.onnx").write_bytes(hostile.SerializeToString())
+    result = call(str(tmp_path / "hostile.onnx"), "-o", str(tmp_path / "out"))
+    assert result.exit_code in (2, 8), result.output
+    assert not (tmp_path / "out").exists()
