@@ -182,7 +182,7 @@ def test_a_budget_out_of_reach_says_in_which_precision_it_was_measured_to_hold(
     """Embedding, LSTM and head are 30 % of the file and cannot go, but fp16 halves them."""
     with pytest.raises(InfeasibleError) as caught:
         mpo.plan(subject(), "size=25%", output=tmp_path / "run", **QUICK)
-    assert "--precision fp16 (file size" in caught.value.hint
+    assert "--precision fp16 (size 19" in caught.value.hint
     assert "--precision auto" in caught.value.hint
 
 
