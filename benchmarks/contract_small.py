@@ -17,7 +17,7 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,20 @@ def cut(x: Tensor, y: Tensor, sizes: Sequence[int]) -> dict[str, tuple[Tensor, T
     return {n: (x[r], y[r]) for n, r in zip(("train", "validation", "test"), rows, strict=True)}
 
 
+class Shuffled:
+    """Batches in a new order on every pass, by torch's global generator, which mpo seeds."""
+
+    def __init__(self, x: Tensor, y: Tensor, size: int) -> None:
+        self.x, self.y, self.size = x, y, size
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(len(self.x)).split(self.size):
+            yield self.x[rows], self.y[rows]
+
+
 def batches(part: tuple[Tensor, Tensor], size: int = 64) -> list[tuple[Tensor, Tensor]]:
     """A part as batches."""
     return list(zip(part[0].split(size), part[1].split(size), strict=True))
@@ -152,7 +166,8 @@ def trained(kind: str, parts: dict[str, tuple[Tensor, Tensor]], seed: int) -> Su
             torch.autograd.backward(F.cross_entropy(model(x[rows]), y[rows]))
             optimizer.step()
             schedule.step()
-    data = mpo.Data(**{name: batches(part) for name, part in parts.items()})
+    rest = {name: batches(parts[name]) for name in ("validation", "test")}
+    data = mpo.Data(train=Shuffled(*parts["train"], 64), **rest)
     return Subject(model=model.eval(), data=data, name=kind)
 
 
@@ -162,7 +177,7 @@ class Bench:
     def __init__(self, subject: Subject) -> None:
         self.subject, self.model = subject, subject.build()
         splits = subject.splits()
-        self.train, self.validation = splits.train, splits.validation
+        self.validation = splits.validation
         self.calibration = limit(splits.train, 256)
         self.blocks = [b for b in find_blocks(self.model, self.calibration[0]) if b.removable]
         self.names = [block.name for block in self.blocks]
@@ -188,7 +203,8 @@ class Bench:
         objective = distil(self.subject, self.subject.build(), boundary=boundary)
         schedule = Schedule(RECOVERY_RATE, RECOVERY_EPOCHS, seed)
         start = self.quality(self.model)
-        recover(model, objective, self.train, self.quality, start, schedule, lambda *_: None)
+        train = self.subject.splits(seed).train
+        recover(model, objective, train, self.quality, start, schedule, lambda *_: None)
         return model.eval()
 
     def judged(self, model: nn.Module, *, mine: bool = False) -> Contract:
@@ -300,6 +316,9 @@ def by_clusters(bench: Bench, count: int) -> tuple[str, ...]:
     return tuple(sorted([*gone, *rest][:count], key=bench.names.index))
 
 
+PARTS = {"depth": depth, "choice": choice}
+
+
 def main() -> None:
     """Train, prune, judge, write."""
     parser = argparse.ArgumentParser(
@@ -308,6 +327,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", choices=["digits", "fashion"], default="digits")
     parser.add_argument("--kinds", default="cnn,transformer")
+    parser.add_argument("--parts", default="depth,recovery,choice")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     parts = digits() if given.data == "digits" else fashion()
@@ -322,15 +342,11 @@ def main() -> None:
         bench = Bench(replace(trained(kind, parts, 0), name=kind))
         accuracy = bench.quality(bench.model).value
         print(f"{kind}: {accuracy:.3f} on validation, {time.monotonic() - start:.0f} s", flush=True)
-        found = {
-            "validation_accuracy": accuracy,
-            "depth": depth(bench),
-            "recovery": recovery(bench, given.seeds),
-            "choice": choice(bench),
-        }
-        # kinds may be made by several calls
-        kept = json.loads(out.read_text()) if out.is_file() else {}
-        out.write_text(json.dumps({**kept, **head, kind: found}, indent=1) + "\n")
+        for part in given.parts.split(","):
+            rows = recovery(bench, given.seeds) if part == "recovery" else PARTS[part](bench)
+            kept = json.loads(out.read_text()) if out.is_file() else {}  # of other calls
+            found = {**kept.get(kind, {}), "validation_accuracy": accuracy, part: rows}
+            out.write_text(json.dumps({**kept, **head, kind: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -296,7 +296,7 @@ def test_a_record_is_shown_on_a_terminal() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(terminal(judged(Linear(0.3))))
     shown = console.export_text()
-    for word in ("Broken", "overall", "region", "class 2", "Certified", "KL", "Samples"):
+    for word in ("Broken", "all inputs", "region", "class 2", "Certified", "KL", "Samples"):
         assert word in shown
 
 

@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import mpo
+from mpo.api.packing import package
 from mpo.bundle import mpo_edge
 from mpo.bundle.reader import open_bundle
 from mpo.cli import cli
 from mpo.errors import InfeasibleError, RefusedError, UsageError
 from mpo.optimizer.loading import load_subject
-from mpo.packing import package
 from mpo.records import Bundle, Report
 from mpo.store import sha256
 

@@ -8,10 +8,9 @@
     bench         latency and peak memory here, in fresh processes
     build-engine  a TensorRT engine by the manifest's recipe, proved and kept (0, else 7)
 
-Python 3.8 or newer; no network; one JSON object on one line. A bundle is data from a stranger:
-nothing of it is used before the archive, the manifest and the sha256 of the bytes in use are
-checked. `python3 model.mpo verify` asks the bundle itself: that finds damage, not malice, because
-the checker may be changed, too. Against malice: a copy of this file from elsewhere, and a key.
+Python 3.8 or newer; no network; one JSON object on one line. A bundle is a stranger's data: nothing
+of it is used before archive, manifest and the sha256 of the bytes in use are checked. A bundle that
+checks itself (`python3 model.mpo verify`) finds damage, not malice: that takes a key.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
-import hmac
 import importlib.util
 import io
 import json
@@ -31,9 +29,7 @@ import platform
 import re
 import stat
 import struct
-import subprocess
 import sys
-import tempfile
 import time
 import zlib
 from collections import namedtuple
@@ -157,8 +153,7 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 # ------------------------------------------------------------------ the manifest
-# A shape beside the plain ones (an object's exact keys, a pattern, a set of texts, a type): a list,
-# an object with any keys, a value or null, a whole number, any finite number.
+# Shapes beside exact keys, patterns, sets of texts and types: list, map, maybe, int, real.
 Of = namedtuple("Of", "kind shape low high", defaults=[None, 0, 2**63 - 1])
 Each, Map, Maybe = partial(Of, "list"), partial(Of, "map"), partial(Of, "maybe")
 Range, Real = partial(Of, "int", None), partial(Of, "real", None)
@@ -172,8 +167,7 @@ ROLES = "model weights selftest runtime plan report doc licence sbom provenance 
 TENSOR = {"name": TEXT, "dtype": SLUG, "shape": Each((ANY, TEXT))}
 TOLERANCE = {"atol": PART, "rtol": PART, "cosine": Real(-1, 1)}
 SIZES = Each(Range(-(2**63)))
-# What a device uses has its exact shape here; of what it only shows (devices, budgets, lineage) the
-# type counts, and mpo itself looks closer.
+# What a device uses has its exact shape; at what it only shows mpo itself looks closer.
 # fmt: off
 SHAPE: dict[str, Any] = {
     "schema": {"mpo.bundle/1"}, "bundle_version": Range(1, 2**31 - 1), "name": SLUG,
@@ -248,10 +242,9 @@ def parse_manifest(raw: bytes) -> dict[str, Any]:
         again = canonical(manifest)
     except (ValueError, RecursionError):
         raise refused("%s is no JSON that a bundle may have." % MANIFEST) from None
-    if type(manifest) is not dict or manifest.get("schema") != "mpo.bundle/1":
-        raise refused("%s has a schema that this program does not know." % MANIFEST)
-    if again != raw:  # keys twice, too: only the last of them comes back
-        raise refused("%s is not written in its canonical form." % MANIFEST)
+    # Of a key that comes twice only the last comes back, so that is another spelling, too.
+    if type(manifest) is not dict or manifest.get("schema") != "mpo.bundle/1" or again != raw:
+        raise refused("%s is of an unknown schema, or not in its canonical form." % MANIFEST)
     check(manifest, SHAPE, "")
     check_meaning(manifest)
     return manifest
@@ -280,9 +273,9 @@ def check_meaning(manifest: dict[str, Any]) -> None:
     for name, role in wanted:
         if files.get(name, {}).get("role") != role:
             raise refused("The manifest names no file %s as its %s." % (shown(name), role))
-    inside = [name.rpartition("/")[0] == folder for name in model["weights"]]
+    inside = {name.rpartition("/")[0] for name in model["weights"]} <= {folder}
     total = sum(files[name]["size"] for name in [model["path"], *model["weights"]])
-    if not all(inside) or total != model["bytes"]:
+    if not inside or total != model["bytes"]:
         raise refused("The manifest's model is not the files that it names.")
 
 
@@ -392,15 +385,18 @@ def own_folder(kind: str) -> Path:
 
 def store(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a private file, whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=str(path.parent)) as folder:
-        new = Path(folder) / "new"
-        new.touch(0o600)
+    new = path.with_name(".%s.%d" % (path.name, os.getpid()))
+    new.touch(0o600, exist_ok=False)
+    try:
         with new.open("wb") as file:
             for part in chunks:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
+    except BaseException:
+        new.unlink()
+        raise
 
 
 def same(path: Path, sha: str) -> bool:
@@ -705,6 +701,8 @@ class Engine:
 
 def signed(key: str, payload: bytes) -> bytes:
     """The mark of what this user's own key vouches for; made on the first use."""
+    import hmac  # here, as others below: a start waits for what it needs only
+
     path = own_folder("config") / "key"
     if not path.exists():
         store(path, [os.urandom(32)])
@@ -723,7 +721,7 @@ def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) ->
     entry, failure = (own_folder("cache") / (key + end) for end in (".engine", ".failed"))
     if entry.is_file():
         raw = entry.read_bytes()
-        if hmac.compare_digest(raw[:32], signed(key, raw[32:])):
+        if raw[:32] == signed(key, raw[32:]):
             state["engine"] = "cached"
             return Engine(told["backend"], raw[32:])
         entry.unlink()
@@ -732,14 +730,14 @@ def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) ->
         raise EdgeError(PARTIAL, "none is built yet: mpo_edge.py build-engine")
     if failure.is_file() and 0 <= time.time() - failure.stat().st_mtime < DAY:
         raise EdgeError(PARTIAL, "the last build failed: " + failure.read_text()[:NAME])
-    with tempfile.TemporaryDirectory(prefix="mpo-edge-") as folder:
-        output = Path(folder) / "engine"
-        try:
-            built(bundle, path, output)
-        except EdgeError as error:
-            store(failure, [error.message.encode("ascii", "replace")])
-            raise
-        raw = output.read_bytes()
+    output = entry.with_suffix(".new")
+    try:
+        built(bundle, path, output)
+    except EdgeError as error:
+        store(failure, [error.message.encode("ascii", "replace")])
+        raise
+    raw = output.read_bytes()
+    output.unlink()
     store(entry, [signed(key, raw), raw])
     state["engine"] = "built"
     return Engine(told["backend"], raw)
@@ -756,6 +754,8 @@ def child_of(asked: dict[str, Any]) -> list[str]:
 
 def built(bundle: Opened, path: Path, output: Path) -> None:
     """Build in a child with limits on its time and memory; it runs the engine once, too."""
+    import subprocess
+
     told = bundle.manifest["engine"]
     asked = {"does": "build_here", "bundle": bundle.path, "model": path, "output": output}
     child = subprocess.Popen(child_of(asked), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -848,6 +848,8 @@ def measure(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
 
 def bench(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """Latency and peak memory here, in fresh processes."""
+    import subprocess
+
     state, told = start(bundle, build=not asked.no_build)[1], bundle.manifest["runtime"]
     rows: dict[str, list[dict[str, float]]] = {"model": [], "empty": []}
     for kind in list(rows) * asked.processes:
@@ -859,10 +861,8 @@ def bench(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
         if done.returncode:
             raise EdgeError(FAILED, "A measuring process ended with %d." % done.returncode)
         rows[kind].append(json.loads(done.stdout.decode()))
-    middle = asked.processes // 2
-    figures, floor = (
-        {k: sorted(x[k] for x in own)[middle] for k in own[0]} for own in rows.values()
-    )
+    mid = asked.processes // 2
+    figures, floor = ({k: sorted(x[k] for x in own)[mid] for k in own[0]} for own in rows.values())
     for key in ("load_memory_bytes", "peak_memory_bytes"):
         figures[key] = max(0, figures[key] - floor[key])
     figures.update(threads=told["session"]["threads"], batch=told["batch"])
@@ -878,8 +878,7 @@ def verify(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     if raw is None or not asked.key:
         told = "none" if raw is None else told
         if asked.key or asked.require_signature:
-            why = "A signature is required; the bundle's is: %s." % told
-            raise EdgeError(REFUSED, why, "Name the public key of whom you trust: --key KEY.pub")
+            raise EdgeError(REFUSED, "A signature is required; here: %s." % told, "--key KEY.pub")
     else:
         place = __name__.rpartition(".")[0] + ".mpo_signature"  # it lies beside this file
         signature = importlib.import_module(place.lstrip("."))

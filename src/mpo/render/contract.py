@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -30,13 +32,15 @@ def terminal(record: Contract) -> RenderableType:
 def claims_table(record: Contract) -> RenderableType:
     """A row a claim."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("P(differs | ...)")
+    table.add_column("Differ on", no_wrap=True)
     sure = f"{100 * record.confidence:g} % bounds"
-    for title in ("Samples", "Differ", "Share", sure, "Allowed", "Verdict", "More needed"):
-        table.add_column(title, justify="left" if title == "Verdict" else "right")
-    names = {"overall": "overall", "region": "region"}
+    for title in ("Samples", "Differ", "Share", sure, "Allowed", "Verdict", "More"):
+        side: Literal["left", "right"] = "left" if title == "Verdict" else "right"
+        table.add_column(title, justify=side, no_wrap=True)
+    names = {"overall": "all inputs", "region": "region"}
     for claim in record.claims:
-        bounds = f"{percent(claim.low, up=False)} to {percent(claim.high, up=True)}"
+        low = percent(claim.low, up=False).removesuffix(" %")
+        bounds = f"{low} to {percent(claim.high, up=True)}"
         table.add_row(
             Text(names.get(claim.stratum, f"class {clean(claim.label)}")),
             f"{claim.samples:,}",

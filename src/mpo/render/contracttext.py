@@ -88,7 +88,7 @@ def more(claim: Claim) -> str:
     """How many samples of the stratum would decide a claim."""
     if claim.verdict != "undecided":
         return ""
-    return f"{claim.more:,}" if claim.more else "no number decides"
+    return f"{claim.more:,}" if claim.more else "no number"
 
 
 def facts(record: Contract) -> list[tuple[str, str]]:
