@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from mpo.errors import UsageError
+from mpo.exporters.preflight import preflight
 from mpo.exporters.runtime import OnnxModel
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.loading import load_data, load_model, load_subject, with_weights
@@ -50,6 +51,7 @@ def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
 
     Raises:
         UsageError: nothing there, or a file that cannot be run.
+        RefusedError: an ONNX file that reaches for what it must not have.
     """
     if isinstance(named, nn.Module):
         return _of_module(clone(named).eval().float(), type(named).__name__, "module")
@@ -57,6 +59,7 @@ def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
         return _of_module(named.build(), named.name, "subject")
     text, path = str(named), Path(named)
     if path.suffix == ".onnx":
+        preflight(path)
         return _of_file(path)
     if is_run(path):
         return _of_module(rebuild(path).model, text, "run")
