@@ -240,9 +240,8 @@ def test_an_onnx_file_is_exported_further_and_a_hostile_one_is_refused(
     assert "calibrated on real inputs" in result.output
     hostile = onnx.load(source)
     weight = hostile.graph.initializer[0]
-    weight.ClearField("raw_data")
     onnx.external_data_helper.set_external_data(weight, "../../etc/passwd")
-    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.ClearField("raw_data")
     (tmp_path / "hostile.onnx").write_bytes(hostile.SerializeToString())
     result = call(str(tmp_path / "hostile.onnx"), "-o", str(tmp_path / "out"))
     assert result.exit_code in (2, 8), result.output
