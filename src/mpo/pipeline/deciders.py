@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from mpo.errors import UsageError
+from mpo.exporters.preflight import preflight
 from mpo.exporters.runtime import OnnxModel
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.loading import load_data, load_model, load_subject, with_weights
@@ -123,6 +124,7 @@ def _of_module(module: nn.Module, name: str, kind: Any) -> Decider:
 
 
 def _of_file(path: Path) -> Decider:
+    preflight(path)
     call = OnnxModel(path).as_model()
 
     def predict(batch: Batch) -> Any:
