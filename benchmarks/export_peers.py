@@ -4,7 +4,7 @@ Peers: plain torch.onnx.export, onnxslim over it, Olive's conversion with its pe
 ONNX Runtime's transformer fusions, Hugging Face optimum's exporter. One that is not installed, or
 fails, is written down with its reason.
 
-    python benchmarks/export_peers.py [--only resnet,...] [--seconds 8] [--out FILE]
+    python benchmarks/export_peers.py [--only resnet,...] [--peers olive,...] [--out FILE]
 
 Every ratio is peer / mpo from fresh processes that run both files in turn on one thread: over 1,
 mpo's is faster.
@@ -119,8 +119,11 @@ def olive(model: nn.Module, kwargs: Kwargs, folder: Path) -> Path:
     fusions."""
     from olive.workflows import run
 
-    weights = folder / "model.pt"
+    weights, script = folder / "model.pt", folder / "loader.py"
     torch.save(model, weights)
+    script.write_text(
+        "import torch\n\n\ndef load(path):\n    return torch.load(path, weights_only=False)\n"
+    )
     axes = {name: {"0": "batch"} for name in kwargs}
     passes: dict[str, Any] = {
         "convert": {"type": "OnnxConversion", "target_opset": OPSET},
@@ -133,6 +136,8 @@ def olive(model: nn.Module, kwargs: Kwargs, folder: Path) -> Path:
         run({
             "input_model": {
                 "type": "PyTorchModel", "model_path": str(weights),
+                "model_loader": "load",
+                "model_script": str(script),
                 "io_config": {
                     "input_names": list(kwargs),
                     "input_shapes": [list(one.shape) for one in kwargs.values()],
@@ -179,7 +184,7 @@ def size(path: Path) -> int:
     return sum(one.stat().st_size for one in (path, *beside))
 
 
-def compared(name: str, seconds: float, folder: Path) -> dict[str, Any]:
+def compared(name: str, seconds: float, folder: Path, peers: list[str]) -> dict[str, Any]:
     """One network: mpo's file, and each peer's against it."""
     make, kwargs = NETWORKS[name]
     torch.manual_seed(0)
@@ -190,7 +195,7 @@ def compared(name: str, seconds: float, folder: Path) -> dict[str, Any]:
                            "raw_nodes": made.raw_nodes, "seconds": watch.seconds,
                            "peers": {}}  # fmt: skip
     wanted = OnnxModel(ours).run((), {key: one[:1] for key, one in kwargs.items()})[0]
-    for peer, way in PEERS.items():
+    for peer, way in [(peer, PEERS[peer]) for peer in peers]:
         watch = Stopwatch()
         try:
             theirs = way(model, kwargs, folder)
@@ -232,6 +237,7 @@ def main() -> None:
     """Compare every network, write the JSON after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(NETWORKS))
+    parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--seconds", type=float, default=8.0, help="of sampling per ratio")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/export_peers.json")
     options = parser.parse_args()
@@ -241,7 +247,7 @@ def main() -> None:
     rows = []
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(compared(name, options.seconds, Path(folder)))
+            rows.append(compared(name, options.seconds, Path(folder), options.peers.split(",")))
         facts = {"versions": {one: version(one) for one in packages}, "opset": OPSET,
                  "batch": 1, "threads": 1, "rows": rows}  # fmt: skip
         options.out.write_text(json.dumps(facts, indent=1) + "\n")

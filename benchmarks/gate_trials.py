@@ -25,6 +25,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -307,6 +308,7 @@ def report(given: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure what is missing, then tell and write."""
     given = options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that busy processes end, too
     journal = given.out.with_suffix(".jsonl")
     if not given.report:
         measure(given, journal)

@@ -16,6 +16,7 @@ from torch import nn
 
 from mpo.errors import UsageError
 from mpo.optimizer.artifact import load_weights
+from mpo.optimizer.declared import declared_labels, declared_preprocessing
 from mpo.optimizer.randominputs import random_data
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.usercode import guarded
@@ -106,33 +107,8 @@ def _subject(
         text=given("text"),
         sources=sources,
         notes=notes,
-        labels=_labels(given("labels")),
-        preprocessing=_preprocessing(given("preprocessing")),
-    )
-
-
-def _labels(given: Any) -> tuple[str, ...]:
-    """The subject's `labels`: a list of texts."""
-    if given is None:
-        return ()
-    if not isinstance(given, (list, tuple)) or not all(isinstance(one, str) for one in given):
-        raise UsageError(
-            f"labels is a {type(given).__name__}, no list of texts.",
-            hint='Write labels = ["cat", "dog"], in the order of the outputs.',
-        )
-    return tuple(given)
-
-
-def _preprocessing(given: Any) -> dict[str, Any]:
-    """The subject's `preprocessing`: a dict of what JSON holds."""
-    try:
-        if isinstance(given or {}, dict):
-            return dict(json.loads(json.dumps(given or {}, allow_nan=False)))
-    except (TypeError, ValueError):
-        pass
-    raise UsageError(
-        "preprocessing is no dict of texts, numbers and lists.",
-        hint='Write preprocessing = {"mean": [0.5], "std": [0.25], "layout": "NCHW"}.',
+        labels=declared_labels(given("labels")),
+        preprocessing=declared_preprocessing(given("preprocessing")),
     )
 
 

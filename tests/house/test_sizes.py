@@ -10,7 +10,7 @@ MODULE_LINES = 300
 FUNCTION_LINES = 40
 MEDIAN_MODULE_LINES = 150
 # A program that lies in every bundle must be one file: (module) -> what it may have.
-ONE_FILE_PROGRAMS = {"src/mpo/bundle/mpo_edge.py": 999}
+ONE_FILE_PROGRAMS = {"src/mpo/bundle/mpo_edge.py": 999, "src/mpo/bundle/mpo_signature.py": 320}
 
 
 def test_no_module_is_longer_than_three_hundred_lines(

@@ -179,13 +179,11 @@ def test_a_dry_run_plans_in_the_run_s_precision(int8: Path) -> None:
 def test_a_budget_out_of_reach_says_in_which_precision_it_was_measured_to_hold(
     tmp_path: Path,
 ) -> None:
-    """1 % of the parameters cannot go, but fp16 halves the bytes of what stays."""
-    words = ["--threads", "1", "--effort", "quick", "-o", str(tmp_path / "run")]
-    result = plan(str(TINY), "-b", "size=15%", *words)
-    assert result.exit_code == 3
-    told = " ".join(result.output.split())
-    assert "--precision fp16" in told
-    assert "--precision auto" in told
+    """Embedding, LSTM and head are 30 % of the file and cannot go, but fp16 halves them."""
+    with pytest.raises(InfeasibleError) as caught:
+        mpo.plan(subject(), "size=25%", output=tmp_path / "run", **QUICK)
+    assert "--precision fp16 (file size" in caught.value.hint
+    assert "--precision auto" in caught.value.hint
 
 
 def test_int8_with_random_inputs_only_is_refused_before_anything_is_measured(

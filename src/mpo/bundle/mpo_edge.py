@@ -8,14 +8,9 @@
     bench         latency and peak memory here, in fresh processes
     build-engine  a TensorRT engine by the manifest's recipe, proved and kept (0, else 7)
 
-This file is the whole runtime and is meant to be read. It needs Python 3.8 or newer and opens no
-network connection. Each command prints one JSON object on one line. A bundle is data from a
-stranger: nothing of it is used before the archive's structure, the manifest and the sha256 of the
-bytes in use are checked, and no code in it is ever run.
-
-A bundle can be asked directly: `python3 model.mpo verify`. That finds damage, not malice: whoever
-changed a bundle may have changed the checker in it. Against malice take a copy of this file that
-came another way, and a signature.
+Python 3.8 or newer; no network; one JSON object on one line. A bundle is a stranger's data: nothing
+of it is used before archive, manifest and the sha256 of the bytes in use are checked. A bundle that
+checks itself (`python3 model.mpo verify`) finds damage, not malice: that takes a key.
 """
 
 from __future__ import annotations
@@ -24,7 +19,6 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
-import hmac
 import importlib.util
 import io
 import json
@@ -35,9 +29,7 @@ import platform
 import re
 import stat
 import struct
-import subprocess
 import sys
-import tempfile
 import time
 import zlib
 from collections import namedtuple
@@ -87,14 +79,14 @@ Member = namedtuple("Member", "name offset size crc")  # where a file's bytes be
 
 def local_header(name: str, size: int, crc: int) -> bytes:
     """The bytes before a member's content."""
-    raw = name.encode("ascii")
+    raw = name.encode("latin-1")  # what is not ASCII is refused later
     head = (b"PK\3\4", VERSION, FLAGS, STORED, TIME, DATE, crc, size, size, len(raw), 0)
     return LOCAL.pack(*head) + raw
 
 
 def central_header(name: str, size: int, crc: int, offset: int) -> bytes:
     """A member's entry in the central directory; `offset` is that of its local header."""
-    raw = name.encode("ascii")
+    raw = name.encode("latin-1")  # what is not ASCII is refused later
     head = (b"PK\1\2", VERSION, VERSION, FLAGS, STORED, TIME, DATE, crc, size, size, len(raw))
     return CENTRAL.pack(*head, 0, 0, 0, 0, 0, offset) + raw
 
@@ -130,20 +122,15 @@ def read_members(file: BinaryIO) -> list[Member]:
         raise refused("A file of %d bytes is no bundle." % size)
     end = read_at(file, size - END.size, END.size)
     count, length, offset = END.unpack(end)[4:7]
-    if end != end_record(count, length, offset) or offset + length + END.size != size:
+    fits = 1 <= count <= MEMBERS and length <= count * (CENTRAL.size + NAME)
+    if not fits or end != end_record(count, length, offset) or size != offset + length + END.size:
         raise refused("The file does not end as a bundle does.")
-    if not 1 <= count <= MEMBERS or length > count * (CENTRAL.size + NAME):
-        raise refused("A directory of %d members in %d bytes is no bundle's." % (count, length))
     members, place, again = [], 0, b""
     directory = left = read_at(file, offset, length)
     for _ in range(count):
-        if len(left) < CENTRAL.size:
-            raise refused("The central directory ends early.")
-        crc, _, size, length = CENTRAL.unpack(left[: CENTRAL.size])[7:11]
-        raw, left = left[CENTRAL.size :][:length], left[CENTRAL.size + length :]
-        name = raw.decode("ascii", "replace")
-        if not raw.isascii():
-            raise refused("The member name %s is not allowed." % shown(name))
+        entry = left[: CENTRAL.size].ljust(CENTRAL.size, b"\0")
+        crc, _, size, length = CENTRAL.unpack(entry)[7:11]
+        name, left = left[CENTRAL.size :][:length].decode("latin-1"), left[CENTRAL.size + length :]
         head, start = local_header(name, size, crc), place
         place += len(head) + size
         if place > offset or read_at(file, start, len(head)) != head:
@@ -166,8 +153,7 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 # ------------------------------------------------------------------ the manifest
-# A shape beside the plain ones (an object's exact keys, a pattern, a set of texts, a type): a list,
-# an object with any keys, a value or null, a whole number, any finite number.
+# Shapes beside exact keys, patterns, sets of texts and types: list, map, maybe, int, real.
 Of = namedtuple("Of", "kind shape low high", defaults=[None, 0, 2**63 - 1])
 Each, Map, Maybe = partial(Of, "list"), partial(Of, "map"), partial(Of, "maybe")
 Range, Real = partial(Of, "int", None), partial(Of, "real", None)
@@ -181,8 +167,7 @@ ROLES = "model weights selftest runtime plan report doc licence sbom provenance 
 TENSOR = {"name": TEXT, "dtype": SLUG, "shape": Each((ANY, TEXT))}
 TOLERANCE = {"atol": PART, "rtol": PART, "cosine": Real(-1, 1)}
 SIZES = Each(Range(-(2**63)))
-# What a device uses has its exact shape here; of what it only shows (devices, budgets, lineage) the
-# type counts, and mpo itself looks closer.
+# What a device uses has its exact shape; at what it only shows mpo itself looks closer.
 # fmt: off
 SHAPE: dict[str, Any] = {
     "schema": {"mpo.bundle/1"}, "bundle_version": Range(1, 2**31 - 1), "name": SLUG,
@@ -196,7 +181,7 @@ SHAPE: dict[str, Any] = {
     "runtime": {
         "python": SLUG, "onnxruntime": SLUG, "tested_onnxruntime": SLUG,
         "providers": Each(set(PROVIDERS), 1), "batch": Range(1), "fallback": {"allow", "refuse"},
-        "session": {
+        "session": {"runner": {"onnx"},
             "device": re.compile(r"cpu|cuda:[0-9]{1,2}"), "threads": Range(1, 4096), "arena": bool,
             "spinning": bool, "prepacking": bool, "external_weights": bool,
             "optimization": {"all", "extended", "basic", "none"},
@@ -257,10 +242,9 @@ def parse_manifest(raw: bytes) -> dict[str, Any]:
         again = canonical(manifest)
     except (ValueError, RecursionError):
         raise refused("%s is no JSON that a bundle may have." % MANIFEST) from None
-    if type(manifest) is not dict or manifest.get("schema") != "mpo.bundle/1":
-        raise refused("%s has a schema that this program does not know." % MANIFEST)
-    if again != raw:  # keys twice, too: only the last of them comes back
-        raise refused("%s is not written in its canonical form." % MANIFEST)
+    # Of a key that comes twice only the last comes back, so that is another spelling, too.
+    if type(manifest) is not dict or manifest.get("schema") != "mpo.bundle/1" or again != raw:
+        raise refused("%s is of an unknown schema, or not in its canonical form." % MANIFEST)
     check(manifest, SHAPE, "")
     check_meaning(manifest)
     return manifest
@@ -289,9 +273,9 @@ def check_meaning(manifest: dict[str, Any]) -> None:
     for name, role in wanted:
         if files.get(name, {}).get("role") != role:
             raise refused("The manifest names no file %s as its %s." % (shown(name), role))
-    inside = [name.rpartition("/")[0] == folder for name in model["weights"]]
+    inside = {name.rpartition("/")[0] for name in model["weights"]} <= {folder}
     total = sum(files[name]["size"] for name in [model["path"], *model["weights"]])
-    if not all(inside) or total != model["bytes"]:
+    if not inside or total != model["bytes"]:
         raise refused("The manifest's model is not the files that it names.")
 
 
@@ -375,10 +359,9 @@ def device() -> dict[str, Any]:
     about: dict[str, Any] = {"arch": platform.machine(), "os": platform.system(), "gpu": gpu()}
     about.update(python=platform.python_version(), onnxruntime="0", providers=[])
     with contextlib.suppress(ImportError):
-        import onnxruntime
+        import onnxruntime as ort
 
-        about["onnxruntime"] = onnxruntime.__version__
-        about["providers"] = onnxruntime.get_available_providers()
+        about.update(onnxruntime=ort.__version__, providers=ort.get_available_providers())
     return about
 
 
@@ -402,26 +385,27 @@ def own_folder(kind: str) -> Path:
 
 def store(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a private file, whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=str(path.parent)) as folder:
-        new = Path(folder) / "new"
-        new.touch(0o600)
+    new = path.with_name(".%s.%d" % (path.name, os.getpid()))
+    new.touch(0o600, exist_ok=False)
+    try:
         with new.open("wb") as file:
             for part in chunks:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
+    except BaseException:
+        new.unlink()
+        raise
 
 
 def same(path: Path, sha: str) -> bool:
     """Whether a file is there, no link, and has this sha256."""
-    if path.is_symlink() or not path.is_file():
-        return False
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with contextlib.suppress(OSError), path.open("rb") as file:
         for part in iter(lambda: file.read(CHUNK), b""):
             digest.update(part)
-    return digest.hexdigest() == sha
+    return digest.hexdigest() == sha and not path.is_symlink()
 
 
 def laid_out(bundle: Opened) -> Path:
@@ -524,12 +508,15 @@ def proved(bundle: Opened, backend: Any, most: int) -> dict[str, Any]:
     near, (inputs, wanted) = bundle.manifest["selftest"][backend.near], calls_of(bundle)
     worst, cosine, passed = 0.0, 1.0, 0
     for feeds, expected in list(zip(inputs, wanted))[:most]:
-        got, good = backend.run(feeds), True
+        got, good = {}, True
+        with contextlib.suppress(EdgeError):
+            got = backend.run(feeds)
         for name, want in expected.items():
-            one, two = (numpy.asarray(x, numpy.float64).ravel() for x in (got[name], want))
-            if got[name].shape != want.shape or not numpy.isfinite(one).all():
+            have = numpy.asarray(got.get(name, numpy.nan))
+            one, two = (numpy.asarray(x, numpy.float64).ravel() for x in (have, want))
+            if have.shape != want.shape or not numpy.isfinite(one).all():
                 good = False
-                continue
+                break
             off = float(numpy.abs(one - two).max(initial=0.0))
             norm = float(numpy.linalg.norm(one) * numpy.linalg.norm(two))
             angle = float(one @ two) / norm if norm else float(off <= near["atol"])
@@ -545,8 +532,8 @@ def proved(bundle: Opened, backend: Any, most: int) -> dict[str, Any]:
 # ------------------------------------------------------------------ ONNX Runtime
 LEVELS = {"all": 99, "extended": 2, "basic": 1, "none": 0}
 EMPTY = bytes.fromhex(  # y = x, one number: what memory is measured above
-    "08083a360a100a017812017922084964656e7469747912005a0f0a0178120a0a08080112040a02080162"
-    "0f0a0179120a0a08080112040a02080142040a001011"
+    "08083a370a100a017812017922084964656e746974791201655a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a001011"
 )
 
 
@@ -560,6 +547,8 @@ class Runtime:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+        if provider not in onnxruntime.get_available_providers():
+            raise EdgeError(UNFIT, "ONNX Runtime has no %s here." % provider)
         told, options = manifest["runtime"]["session"], onnxruntime.SessionOptions()
         kinds = [one for one in vars(states).values() if isinstance(one, type)]
         self.errors: Any = tuple(one for one in kinds if issubclass(one, Exception))
@@ -583,7 +572,7 @@ class Runtime:
         except self.errors as error:
             raise EdgeError(FAILED, "ONNX Runtime cannot load it: %s" % shown(error)) from error
         if self.session.get_providers()[0] != provider:  # it falls back without a word
-            raise EdgeError(UNFIT, "ONNX Runtime has no %s here." % provider)
+            raise EdgeError(UNFIT, "ONNX Runtime cannot use its %s here." % provider)
         self.outputs = [one.name for one in self.session.get_outputs()]
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
@@ -614,14 +603,11 @@ def start(bundle: Opened, build: bool = True) -> tuple[Any, dict[str, Any]]:
     it came; EdgeError (exit code 6) when nothing that the manifest allows does."""
     state: dict[str, Any] = {}
     for backend in ways(bundle, state, build):
-        try:
-            state["selftest"] = proved(bundle, backend, 1)
-            if state["selftest"]["ok"]:
-                state["backend"] = backend.name
-                return backend, state
-            raise EdgeError(FAILED, "the first sample came out wrong")
-        except EdgeError as error:
-            state["fallbacks"].append("%s: %s" % (backend.name, error))
+        state["selftest"] = proved(bundle, backend, 1)
+        if state["selftest"]["ok"]:
+            state["backend"] = backend.name
+            return backend, state
+        state["fallbacks"].append("%s: the first sample came out wrong" % backend.name)
     why = "; ".join(state["fallbacks"])
     raise EdgeError(UNFIT, "Nothing that the manifest allows runs this model here.", why)
 
@@ -715,6 +701,8 @@ class Engine:
 
 def signed(key: str, payload: bytes) -> bytes:
     """The mark of what this user's own key vouches for; made on the first use."""
+    import hmac  # here, as others below: a start waits for what it needs only
+
     path = own_folder("config") / "key"
     if not path.exists():
         store(path, [os.urandom(32)])
@@ -733,7 +721,7 @@ def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) ->
     entry, failure = (own_folder("cache") / (key + end) for end in (".engine", ".failed"))
     if entry.is_file():
         raw = entry.read_bytes()
-        if hmac.compare_digest(raw[:32], signed(key, raw[32:])):
+        if raw[:32] == signed(key, raw[32:]):
             state["engine"] = "cached"
             return Engine(told["backend"], raw[32:])
         entry.unlink()
@@ -742,14 +730,14 @@ def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) ->
         raise EdgeError(PARTIAL, "none is built yet: mpo_edge.py build-engine")
     if failure.is_file() and 0 <= time.time() - failure.stat().st_mtime < DAY:
         raise EdgeError(PARTIAL, "the last build failed: " + failure.read_text()[:NAME])
-    with tempfile.TemporaryDirectory(prefix="mpo-edge-") as folder:
-        output = Path(folder) / "engine"
-        try:
-            built(bundle, path, output)
-        except EdgeError as error:
-            store(failure, [error.message.encode("ascii", "replace")])
-            raise
-        raw = output.read_bytes()
+    output = entry.with_suffix(".new")
+    try:
+        built(bundle, path, output)
+    except EdgeError as error:
+        store(failure, [error.message.encode("ascii", "replace")])
+        raise
+    raw = output.read_bytes()
+    output.unlink()
     store(entry, [signed(key, raw), raw])
     state["engine"] = "built"
     return Engine(told["backend"], raw)
@@ -766,6 +754,8 @@ def child_of(asked: dict[str, Any]) -> list[str]:
 
 def built(bundle: Opened, path: Path, output: Path) -> None:
     """Build in a child with limits on its time and memory; it runs the engine once, too."""
+    import subprocess
+
     told = bundle.manifest["engine"]
     asked = {"does": "build_here", "bundle": bundle.path, "model": path, "output": output}
     child = subprocess.Popen(child_of(asked), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -790,8 +780,8 @@ def build_here(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """The child's part of a build."""
     told = bundle.manifest["engine"]
     trt = importlib.import_module(MODULES[told["backend"]])
-    plain = [told[key] for key in ("version_compatible", "refit", "compute_capabilities")]
-    if any(plain) or (told["hardware"], told["precision"]) != ("this", "onnx"):
+    more = ("version_compatible", "refit", "compute_capabilities", "optimization_level")
+    if any(told[key] for key in more) or (told["hardware"], told["precision"]) != ("this", "onnx"):
         raise EdgeError(PARTIAL, "the recipe asks for more than the file's own types on this GPU")
     log, kinds = trt.Logger(trt.Logger.ERROR), trt.NetworkDefinitionCreationFlag
     builder, names = trt.Builder(log), ("EXPLICIT_BATCH", "STRONGLY_TYPED")
@@ -802,8 +792,6 @@ def build_here(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
         raise EdgeError(PARTIAL, "the parser does not take it: %s" % parser.get_error(0).desc())
     if told["workspace_bytes"]:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, told["workspace_bytes"])
-    if told["optimization_level"] is not None:
-        config.builder_optimization_level = told["optimization_level"]
     for name, row in told["shapes"].items():
         profile.set_shape(name, *(tuple(row[key]) for key in ("min", "opt", "max")))
     if told["shapes"]:
@@ -841,8 +829,7 @@ def measure(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     else:
         name = asked.backend if asked.backend in PROVIDERS else PROVIDERS[0]
         backend = Runtime(bundle.manifest, name, path)
-    if empty:
-        feeds = {"x": numpy.zeros(1, numpy.float32)}
+    feeds = {"x": numpy.zeros(1, numpy.float32)} if empty else feeds
     loaded, load_peak, times = time.perf_counter(), told_by("self/status", "VmHWM"), [0.0] * 10**5
     backend.run(feeds)
     first, taken = time.perf_counter(), 0
@@ -861,6 +848,8 @@ def measure(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
 
 def bench(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
     """Latency and peak memory here, in fresh processes."""
+    import subprocess
+
     state, told = start(bundle, build=not asked.no_build)[1], bundle.manifest["runtime"]
     rows: dict[str, list[dict[str, float]]] = {"model": [], "empty": []}
     for kind in list(rows) * asked.processes:
@@ -872,28 +861,38 @@ def bench(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
         if done.returncode:
             raise EdgeError(FAILED, "A measuring process ended with %d." % done.returncode)
         rows[kind].append(json.loads(done.stdout.decode()))
-    middle = asked.processes // 2
-    figures, floor = (
-        {k: sorted(x[k] for x in own)[middle] for k in own[0]} for own in rows.values()
-    )
+    mid = asked.processes // 2
+    figures, floor = ({k: sorted(x[k] for x in own)[mid] for k in own[0]} for own in rows.values())
     for key in ("load_memory_bytes", "peak_memory_bytes"):
         figures[key] = max(0, figures[key] - floor[key])
-    here = {"schema": "mpo.edge-bench/1", "state": state, "device": device()}
-    here.update(threads=told["session"]["threads"], batch=told["batch"], digest=bundle.digest)
-    return {**here, **figures, "processes": asked.processes}
+    figures.update(threads=told["session"]["threads"], batch=told["batch"])
+    here = {"schema": "mpo.edge-bench/1", "digest": bundle.digest, "processes": asked.processes}
+    return {**here, "state": state, "device": device(), **figures}
 
 
 # ------------------------------------------------------------------ the commands
 def verify(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
-    """Whether every byte of a bundle is what its manifest says (0, else 8)."""
+    """Whether every byte of a bundle is what its manifest says (0, else 8), and who signed it."""
     bundle.verify()
-    signature = "none" if bundle.signature() is None else "not checked"
-    if asked.require_signature:
-        why = "A signature is required; this program checks none, and the bundle's is: %s."
-        hint = "Check it with the program beside this one: mpo_signature.py FILE --key KEY."
-        raise EdgeError(REFUSED, why % signature, hint)
-    told = {key: bundle.manifest[key] for key in ("name", "version", "bundle_version")}
-    return {"ok": True, "digest": bundle.digest, **told, "signature": signature}
+    raw, told = bundle.signature(), "not checked"
+    if raw is None or not asked.key:
+        told = "none" if raw is None else told
+        if asked.key or asked.require_signature:
+            raise EdgeError(REFUSED, "A signature is required; here: %s." % told, "--key KEY.pub")
+    else:
+        place = __name__.rpartition(".")[0] + ".mpo_signature"  # it lies beside this file
+        signature = importlib.import_module(place.lstrip("."))
+        shas = {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
+        pem, manifest = Path(asked.key).read_bytes(), bundle.manifest
+        try:
+            signature.check(raw, pem, {MANIFEST: bundle.digest, **shas})
+            seen = own_folder("config") / "versions.json"
+            signature.raise_version(seen, pem, manifest["name"], manifest["bundle_version"])
+        except signature.SignatureError as error:
+            raise refused("The signature does not hold: %s." % error) from error
+        told = "valid"
+    facts = {key: bundle.manifest[key] for key in ("name", "version", "bundle_version")}
+    return {"ok": True, "digest": bundle.digest, **facts, "signature": told}
 
 
 def info(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
@@ -930,8 +929,7 @@ def run(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
         wrong = array is None or array.dtype != one["dtype"] or array.ndim != len(axes)
         if wrong or set(arrays) != set(tensors):
             asks = "%s %s" % (one["dtype"], "x".join(map(str, axes)))
-            hint = "Arrays are named as the model's inputs: mpo_edge.py info."
-            raise EdgeError(USAGE, "Input %s must be %s." % (shown(name), asks), hint)
+            raise EdgeError(USAGE, "Input %s must be %s." % (shown(name), asks), "See: info")
     backend, state = start(bundle, build=not asked.no_build)
     outputs, told = backend.run(arrays), {}
     for name, array in outputs.items():
@@ -962,14 +960,15 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     line = argparse.ArgumentParser(prog="mpo_edge.py", description=(__doc__ or "").split("\n")[0])
     commands = line.add_subparsers(dest="command", required=True)
     for does in (verify, info, selftest, run, bench, build_engine):
-        name, help_text = does.__name__.replace("_", "-"), (does.__doc__ or "").split("\n")[0]
-        one = commands.add_parser(name, help=help_text)
+        told = (does.__doc__ or "").split("\n")[0]
+        one = commands.add_parser(does.__name__.replace("_", "-"), help=told)
         one.add_argument(
             "bundle", nargs="?" if INSIDE else None, default=MYSELF, help="a .mpo file"
         )
         one.set_defaults(does=does)
         if does is verify:
             one.add_argument("--require-signature", action="store_true", help="refuse without one")
+            one.add_argument("--key", help="the public key (PEM) that must have signed it")
         if does in (selftest, run, bench):
             one.add_argument("--no-build", action="store_true", help="build no engine now")
         if does is run:
@@ -988,7 +987,7 @@ def main(arguments: list[str] | None = None) -> int:
         with Opened(asked.bundle) as bundle:
             answer = asked.does(bundle, asked)
         code = int(answer.pop("exit_code", OK))
-    except (EdgeError, OSError, MemoryError) as error:
+    except (EdgeError, OSError, MemoryError, ImportError) as error:
         code = getattr(error, "code", FAILED)
         answer = {"error": str(error), "hint": getattr(error, "hint", ""), "exit_code": code}
     sys.stdout.write(json.dumps(answer, ensure_ascii=True) + "\n")

@@ -51,7 +51,7 @@ class Curve(NamedTuple):
 
 P256 = Curve(
     bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),
-    0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF,
+    2**256 - 2**224 + 2**192 + 2**96 - 1,
     0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
     0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     (
@@ -60,31 +60,19 @@ P256 = Curve(
     ),
     "sha256",
 )
+LONG = """
+B3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE8141120314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF
+FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
+AA87CA22BE8B05378EB1C71EF320AD746E1D3B628BA79B9859F741E082542A385502F25DBF55296C3A545E3872760AB7
+3617DE4A96262C6F5D9E98BF9292DC29F8F41DBD289A147CE9DA3113B5F0B8C00A60B1CE1D7E819D7A431D7C90EA0E5F
+"""
+_B, _N, _X, _Y = (int(line, 16) for line in LONG.split())
 P384 = Curve(
     bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"),
     2**384 - 2**128 - 2**96 + 2**32 - 1,
-    int(
-        "B3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE814112"
-        "0314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF",
-        16,
-    ),
-    int(
-        "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
-        "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973",
-        16,
-    ),
-    (
-        int(
-            "AA87CA22BE8B05378EB1C71EF320AD746E1D3B628BA79B98"
-            "59F741E082542A385502F25DBF55296C3A545E3872760AB7",
-            16,
-        ),
-        int(
-            "3617DE4A96262C6F5D9E98BF9292DC29F8F41DBD289A147C"
-            "E9DA3113B5F0B8C00A60B1CE1D7E819D7A431D7C90EA0E5F",
-            16,
-        ),
-    ),
+    _B,
+    _N,
+    (_X, _Y),
     "sha384",
 )
 
@@ -282,9 +270,9 @@ def raise_version(state: Path, pem: bytes, name: str, version: int, lower: bool 
 
 
 def default_state() -> Path:
-    """Where this user's versions are remembered."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return Path(home) / "mpo" / "versions.json"
+    """Where mpo_edge.py, too, remembers this user's versions."""
+    home = os.environ.get("MPO_EDGE_HOME") or os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "mpo-edge-config" / "versions.json"
 
 
 def held(edge: Any, asked: argparse.Namespace) -> Dict[str, Any]:

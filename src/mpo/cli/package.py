@@ -55,6 +55,13 @@ from mpo.cli.showing import console
     help="The private key to --sign with (PEM); without one, keyless by Sigstore.",
 )
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="Of each measurement.")
+@click.option("--triton", type=click.Path(path_type=Path), help="Also write a Triton repository.")
+@click.option(
+    "--oci", type=click.Path(path_type=Path), help="Also write an OCI layout (ModelPack)."
+)
+@click.option(
+    "--ort", type=click.Path(path_type=Path), help="Also write an ONNX Runtime model package."
+)
 @click.option("--unmet", is_flag=True, help="Package a run whose budgets do not hold, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
@@ -70,11 +77,17 @@ def package(
 
     def work() -> int:
         from mpo.api.packing import package as pack
+        from mpo.pipeline.bundleviews import check_folders, write_view
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.card import bundle_table
 
+        views = {view: options.pop(view) for view in ("triton", "oci", "ort")}
+        check_folders([place for place in views.values() if place])
         with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
             made = pack(folder, output, progress=bars, **options)
+        for view, place in views.items():
+            if place:
+                write_view(output, place, view)
         if as_json:
             click.echo(made.model_dump_json(indent=1))
         elif not quiet:

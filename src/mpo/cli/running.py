@@ -48,10 +48,11 @@ def run(work: Callable[[], int], *, verbose: bool, as_json: bool) -> NoReturn:
 
 
 def _trace(verbose: bool) -> None:
-    """The Python trace, when it was asked for; what files and devices say stays plain in it."""
+    """The Python trace, when it was asked for. What files and devices say stays plain in it, and
+    with a bar before it no line is a command to the CI server."""
     if verbose:
         for line in traceback.format_exc().splitlines():
-            click.echo(f"{' ' * (len(line) - len(line.lstrip()))}{clean(line.lstrip())}", err=True)
+            click.echo(f"| {clean(line)}", err=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -70,15 +70,12 @@ def finished_run(path: Path, *, unmet: bool = False) -> FinishedRun:
             hint="Optimize again, or package it all the same with --unmet: the bundle says so.",
         )
     model = path / OPTIMIZED
+    listed = {artifact.path: artifact.sha256 for artifact in report.artifacts}
+    _require_same(model, listed)
     graph = read_model(model)
     weights = data_files(model, graph)
-    listed = {artifact.path: artifact.sha256 for artifact in report.artifacts}
-    for file in (model, *weights):
-        if listed.get(file.name) != sha256(file):
-            raise RefusedError(
-                f"{file} is not the file that the report is about.",
-                hint="It was changed since; run `mpo optimize` again.",
-            )
+    for file in weights:
+        _require_same(file, listed)
     recipe = make_recipe(**read_recipe(path / RECIPE))
     return FinishedRun(
         path=path,
@@ -90,6 +87,14 @@ def finished_run(path: Path, *, unmet: bool = False) -> FinishedRun:
         session=_session(path, report),
         original_sha256=listed.get("original.onnx"),
     )
+
+
+def _require_same(file: Path, listed: dict[str, str]) -> None:
+    if not file.is_file() or listed.get(file.name) != sha256(file):
+        raise RefusedError(
+            f"{file} is not the file that the report is about.",
+            hint="It was changed since; run `mpo optimize` again.",
+        )
 
 
 def _report(path: Path) -> Report:

@@ -79,14 +79,6 @@ def manifest_of(run: FinishedRun, parts: dict[str, Part], wishes: Wishes) -> Bun
             raise UsageError(
                 f"{text[:100]!r} is no {what} of a bundle.", hint="Letters and digits."
             )
-    quality = report.optimized.quality
-    metric = BundleMetric(
-        name=quality.metric,
-        value=quality.value,
-        samples=quality.samples,
-        lower_is_better=quality.lower_is_better,
-    )
-    precision = _precision(run)
     return Bundle(
         bundle_version=wishes.bundle_version,
         name=_name(run, wishes),
@@ -99,14 +91,7 @@ def manifest_of(run: FinishedRun, parts: dict[str, Part], wishes: Wishes) -> Bun
         outputs=tensors(run, "output"),
         runtime=_runtime(run, wishes),
         engine=_engine(run, wishes),
-        selftest=BundleSelftest(
-            inputs=INPUTS,
-            outputs=OUTPUTS,
-            samples=calls_in(parts),
-            runtime=RUNTIME.get(precision, QUANTIZED),
-            engine=ENGINE,
-            metric=metric,
-        ),
+        selftest=_selftest(run, parts),
         targets=(*tested_targets(run), *map(expected_target, wishes.expected)),
         budgets=report.budgets,
         lineage=BundleLineage(
@@ -117,6 +102,23 @@ def manifest_of(run: FinishedRun, parts: dict[str, Part], wishes: Wishes) -> Bun
         ),
         license=wishes.license,
         limitations=limitations(run, wishes),
+    )
+
+
+def _selftest(run: FinishedRun, parts: dict[str, Part]) -> BundleSelftest:
+    quality = run.report.optimized.quality
+    return BundleSelftest(
+        inputs=INPUTS,
+        outputs=OUTPUTS,
+        samples=calls_in(parts),
+        runtime=RUNTIME.get(_precision(run), QUANTIZED),
+        engine=ENGINE,
+        metric=BundleMetric(
+            name=quality.metric,
+            value=quality.value,
+            samples=quality.samples,
+            lower_is_better=quality.lower_is_better,
+        ),
     )
 
 

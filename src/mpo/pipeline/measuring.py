@@ -35,6 +35,7 @@ from mpo.records import (
 
 ORIGINAL = "original.onnx"  # in the run's folder
 FIGURES = "figures.json"
+STEPS = ("export and measure", "parity", "validation", "test", "done")
 KEPT = 3000  # latency samples in a record
 SEEN = ("peak_memory_bytes", "load_memory_bytes", "latency_ms", "peak_memory_range")
 UNSETTLED = "Latency did not settle within the warm-up: the machine is busy; read p90 with care."
@@ -132,21 +133,19 @@ def measure_model(
         precision: of the file. In another one than fp32 the file is judged, not the torch model.
         floor: as `deploy` takes it.
     """
-    steps = ("export and measure", "parity", "validation", "test", "done")
 
     def now(step: int) -> None:
-        context.progress(f"{what}: {steps[step]}", step, len(steps) - 1)
+        context.progress(f"{what}: {STEPS[step]}", step, len(STEPS) - 1)
 
     now(0)
     file = deploy(context, model, path, beside, precision=precision, floor=floor, metadata=metadata)
     now(1)
-    allowed = ROUNDED.get(precision, EXACT)
-    parity = check_parity(model, path, parity_calls(context), primary, allowed)
+    calls, allowed = parity_calls(context), ROUNDED.get(precision, EXACT)
+    parity = check_parity(model, path, calls, primary, allowed)
     if not parity.ok:
         raise out_of_parity(what, parity)
     now(2)
-    splits = context.splits()
-    original = predictor(context.original)
+    splits, original = context.splits(), predictor(context.original)
     predict = predictor(model) if precision == "fp32" else file_predictor(context, path)
     validation = evaluate(predict, context.subject, splits.validation, original)
     now(3)
