@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mpo.errors import RefusedError, UsageError
-from mpo.optimizer.loading import load_subject, random_data
+from mpo.optimizer.loading import load_subject
+from mpo.optimizer.randominputs import random_data
 from mpo.optimizer.splits import carve
 
 FILE = """

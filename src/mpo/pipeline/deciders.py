@@ -126,6 +126,7 @@ def _of_module(module: nn.Module, name: str, kind: Any) -> Decider:
 
 
 def _of_file(path: Path) -> Decider:
+    preflight(path)
     call = OnnxModel(path).as_model()
 
     def predict(batch: Batch) -> Any:
