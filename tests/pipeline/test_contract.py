@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.cli import cli
-from mpo.errors import UsageError
+from mpo.errors import RefusedError, UsageError
 from mpo.exporters.onnx import export_onnx
 from mpo.optimizer.loading import load_model
 from mpo.optimizer.subject import Subject
@@ -23,6 +23,7 @@ from mpo.pipeline.claims import make_terms
 from mpo.records import Contract
 from mpo.render.contract import terminal
 from mpo.render.contracttext import sentence
+from tests.bundle import small
 
 TINY = Path(__file__).parents[1] / "subjects" / "tiny.py"
 
@@ -333,3 +334,18 @@ def test_mining_values_is_refused() -> None:
     values = replace(subject(Regression()), outputs="values")
     with pytest.raises(UsageError, match="one decision"):
         mpo.contract(values, Regression(0.1), mine=True)
+
+
+def test_a_bundle_is_judged_by_the_model_in_it_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    original, bundle = nn.Linear(2, 3, bias=False), tmp_path / "small.mpo"
+    with torch.no_grad():
+        original.weight.copy_(torch.from_numpy(small.WEIGHT.T))
+    small.write_small(bundle)
+    record = mpo.contract(subject(original), bundle)
+    assert (record.verdict, record.candidate.kind) == ("kept", "bundle")
+    assert record.candidate.name == str(bundle)
+    raw = bytearray(bundle.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    bundle.write_bytes(bytes(raw))
+    with pytest.raises(RefusedError):
+        mpo.contract(subject(original), bundle)

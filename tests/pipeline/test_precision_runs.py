@@ -134,6 +134,13 @@ def test_the_same_command_again_makes_nothing_and_another_precision_is_refused(
         mpo.optimize(subject(), "size=60%", output=folder, precision="int8", **options)
 
 
+def test_a_contract_judges_the_file_that_is_shipped(auto: tuple[Path, Report]) -> None:
+    folder, report = auto
+    record = mpo.contract(subject(), folder, eps="20%")
+    (shipped,) = [one for one in report.artifacts if one.path == "model.onnx"]
+    assert (record.candidate.kind, record.candidate.digest) == ("onnx", shipped.sha256)
+
+
 def test_an_original_that_holds_every_budget_is_left_alone_by_auto(tmp_path: Path) -> None:
     report = mpo.optimize(
         subject(), "size=100%", output=tmp_path / "run", precision="auto", **QUICK

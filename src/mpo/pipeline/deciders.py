@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from mpo.bundle.reader import is_bundle, open_bundle
 from mpo.errors import UsageError
 from mpo.exporters.preflight import preflight
 from mpo.exporters.runtime import OnnxModel
@@ -18,7 +20,8 @@ from mpo.optimizer.quality import Predict, predictor
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import clone
 from mpo.pipeline.fingerprints import fingerprint_model
-from mpo.pipeline.rebuilt import is_run, rebuild, subject_of_run
+from mpo.pipeline.proof import OPTIMIZED
+from mpo.pipeline.rebuilt import is_run, plan_of_run, rebuild, subject_of_run
 from mpo.records import ContractSide
 from mpo.store import sha256
 
@@ -46,12 +49,13 @@ def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
 
     Args:
         named: a subject (a file, package.module:factory, hf:FOLDER, or in memory), a run folder
-            (its pruned model), an ONNX file, a torch module, or weights for `factory`.
+            (its pruned model, or its file where that is in another precision), an ONNX file, an
+            edge bundle, a torch module, or weights for `factory`.
         factory: what builds the model that weights belong to.
 
     Raises:
         UsageError: nothing there, or a file that cannot be run.
-        RefusedError: an ONNX file that reaches for what it must not have.
+        RefusedError: an ONNX file that reaches for what it must not have, a damaged bundle.
     """
     if isinstance(named, nn.Module):
         return _of_module(clone(named).eval().float(), type(named).__name__, "module")
@@ -61,8 +65,10 @@ def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
     if path.suffix == ".onnx":
         preflight(path)
         return _of_file(path)
+    if is_bundle(path):
+        return _of_bundle(path)
     if is_run(path):
-        return _of_module(rebuild(path).model, text, "run")
+        return _of_run(path)
     if path.suffix in WEIGHTS:
         if factory is None:
             raise UsageError(
@@ -100,7 +106,7 @@ def data_subject(data: Named | None, original: Named, candidate: Named) -> Subje
     for named in (original, candidate):
         if isinstance(named, Subject):
             return named
-        if isinstance(named, nn.Module) or Path(named).suffix in (".onnx", *WEIGHTS):
+        if isinstance(named, nn.Module) or Path(named).suffix in (".onnx", ".mpo", *WEIGHTS):
             continue
         return subject_of_run(Path(named)) if is_run(Path(named)) else load_subject(str(named))
     raise UsageError(
@@ -133,3 +139,18 @@ def _of_file(path: Path) -> Decider:
         return call(*batch.args, **batch.kwargs)
 
     return Decider(ContractSide(name=str(path), kind="onnx", digest=sha256(path)), predict)
+
+
+def _of_run(path: Path) -> Decider:
+    if plan_of_run(path).precision != "fp32":  # what is shipped decides, not what it was made from
+        shipped = _of_file(path / OPTIMIZED)
+        return replace(shipped, side=shipped.side.model_copy(update={"name": str(path)}))
+    return _of_module(rebuild(path).model, str(path), "run")
+
+
+def _of_bundle(path: Path) -> Decider:
+    with tempfile.TemporaryDirectory(prefix="mpo-bundle-") as folder, open_bundle(path) as bundle:
+        bundle.verify()
+        found = _of_file(bundle.unpack_model(Path(folder)))
+    side = found.side.model_copy(update={"name": str(path), "kind": "bundle"})
+    return replace(found, side=side)

@@ -16,8 +16,9 @@ from mpo.pipeline.claims import STRATA, Terms, claims_of, make_terms, overall
 from mpo.pipeline.context import Context
 from mpo.pipeline.contract import make_contract
 from mpo.pipeline.contractscene import Asked, calibrate
+from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.saved import read, save
-from mpo.records import Contract, Recovery
+from mpo.records import Contract, Precision, Recovery
 from mpo.records.contracts import Judged
 from mpo.units import parse_share
 
@@ -109,9 +110,12 @@ def noted(story: Recovery, verdict: Judged | None) -> Recovery:
     return story.model_copy(update={"note": note})
 
 
-def stage_contract(context: Context, model: nn.Module) -> Contract | None:
-    """The contract of the model that is handed out, on the test split, made once and kept; with
-    counterexamples where they can be searched. None when the recipe asks for none."""
+def stage_contract(context: Context, model: nn.Module, precision: Precision) -> Contract | None:
+    """The contract of what is handed out, on the test split, made once and kept; with
+    counterexamples where they can be searched. None when the recipe asks for none.
+
+    In another precision than fp32 the file is judged, since rounding turns decisions too.
+    """
     if context.recipe.contract is None:
         return None
     terms = parse_contract(context.recipe.contract)
@@ -119,7 +123,7 @@ def stage_contract(context: Context, model: nn.Module) -> Contract | None:
     def make(folder: Path) -> None:
         asked = Asked(
             original=context.original,
-            candidate=model,
+            candidate=model if precision == "fp32" else context.folder.path / OPTIMIZED,
             data=context.subject,
             terms=terms,
             seed=context.recipe.seed,

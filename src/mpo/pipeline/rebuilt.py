@@ -54,11 +54,7 @@ def rebuild(run: Path, subject: Subject | None = None) -> RebuiltRun:
     Raises:
         UsageError: no finished run there, or its subject is gone.
     """
-    recipe = recipe_of_run(run)
-    plan_file = run / "plan.json"
-    if not plan_file.is_file():
-        raise UsageError(f"{run} holds no plan.json.", hint="Name a finished run's folder.")
-    plan = Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
+    recipe, plan = recipe_of_run(run), plan_of_run(run)
     found = subject_of_run(run) if subject is None else asked_for(subject, recipe)
     weights = run / "model.safetensors"
     if not plan.removed and not weights.is_file():
@@ -66,6 +62,18 @@ def rebuild(run: Path, subject: Subject | None = None) -> RebuiltRun:
     else:
         model = load_pruned(found.build, plan.removed, weights).eval()
     return RebuiltRun(recipe, found, plan, model)
+
+
+def plan_of_run(run: Path) -> Plan:
+    """The plan that a run ended with.
+
+    Raises:
+        UsageError: there is none.
+    """
+    plan_file = run / "plan.json"
+    if not plan_file.is_file():
+        raise UsageError(f"{run} holds no plan.json.", hint="Name a finished run's folder.")
+    return Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
 
 
 def recipe_of_run(run: Path) -> Recipe:

@@ -71,7 +71,7 @@ def tell(context: Context) -> Report:
         folder = context.folder.path
         optimized = stage_result(context, model, original, plan)
         ratios = pair_ratios(context, folder / ORIGINAL, result)
-        contract = stage_contract(context, model)
+        contract = stage_contract(context, model, plan.precision)
         formats = export_formats(context, result, plan.precision)
     outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract, formats)
     return make_report(context, outcome)

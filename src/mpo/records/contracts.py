@@ -19,7 +19,7 @@ class ContractSide(Record):
     of its parameters."""
 
     name: str
-    kind: Literal["module", "subject", "run", "onnx", "weights"]
+    kind: Literal["module", "subject", "run", "onnx", "bundle", "weights"]
     digest: str
     params: int | None = None
 
