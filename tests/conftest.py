@@ -16,6 +16,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+
+def _own_core() -> None:
+    """Give each of several pytest workers one core: mpo takes all it may use, and threads of
+    several processes that wait for one another on the same cores take ten times as long."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+_own_core()
+
 ROOT = Path(__file__).resolve().parents[1]
 # Python never enters a linked folder twice here: the links are skipped, their targets are walked.
 FOLDERS = ("src/mpo", "optimizer", "exporters", "profiles")
