@@ -29,6 +29,7 @@ from mpo.records import (
 from mpo.store import write_atomic
 from mpo.timing import Stages
 
+RECORD = "export.json"
 RANDOM = "The results were compared on random inputs: agreement on noise is no proof of accuracy."
 TAKES = {"input", "batch"}  # keys of a recipe that mean something without a subject
 
@@ -143,16 +144,27 @@ def _feeds(
 
 
 def _copied(source: Path, folder: Path, stem: str, precision: Precision) -> Exported:
-    """The file itself, with the files of its weights beside it under their own names."""
-    places = {source: folder / f"{stem}.onnx"}
-    places |= {file: folder / file.name for file in data_files(source, read_model(source))}
-    kinds = {source: "onnx"}
-    for file, target in places.items():
-        write_atomic(target, file.read_bytes())
-    files = [
-        artifact(target, kinds.get(file, "onnx-data"), precision).model_copy(
-            update={"path": target.name}
+    """The file itself, with the files of its weights where it names them, in folders of their own
+    too.
+
+    Raises:
+        UsageError: it names a file of weights as the copy itself, or the record, is named.
+    """
+    home = source.parent.resolve()
+    places = {source: Path(f"{stem}.onnx")}
+    places |= {file: file.relative_to(home) for file in data_files(source, read_model(source))}
+    taken = {Path(f"{stem}.onnx"), Path(RECORD)} & set([*places.values()][1:])
+    if taken:
+        raise UsageError(
+            f"{source} keeps weights in {taken.pop()}, a name that the export gives to another "
+            "file.",
+            hint="Save the model with its weights under another name.",
         )
-        for file, target in places.items()
-    ]
+    kinds, files = {source: "onnx"}, []
+    for file, place in places.items():
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, file.read_bytes())
+        made = artifact(target, kinds.get(file, "onnx-data"), precision)
+        files.append(made.model_copy(update={"path": place.as_posix()}))
     return Exported(format=ONNX, ok=True, files=tuple(files), ran=True)
