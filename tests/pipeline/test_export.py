@@ -137,7 +137,9 @@ def test_a_runs_pruned_model_is_exported_in_int8_and_a_missing_engine_costs_noth
     path = run / "export" / "model.onnx"
     notes = {one.key: one.value for one in onnx.load(path).metadata_props}
     assert notes["mpo.plan_sha256"] == found.plan_sha256 != ""
-    assert any("MatMulInteger" in node.op_type for node in onnx.load(path).graph.node)
+    nodes = onnx.load(path).graph.node
+    assert any("MatMulInteger" in node.op_type for node in nodes)
+    assert found.trunk.nodes == len(nodes)
     assert found.trunk.conversion is not None
     assert found.trunk.reduced is not None
     assert found.trunk.reduced.max_rel > 0
@@ -268,7 +270,8 @@ def test_a_run_ends_with_the_formats_it_was_asked_for_and_7_when_one_is_missing(
     assert made.parity is not None
     assert made.parity.ok
     assert not missing.ok
-    assert any("tensorrt was not made" in text for text in report.warnings)
+    (told,) = [text for text in report.warnings if "tensorrt was not made" in text]
+    assert ".." not in told
     held = {file.path for file in report.artifacts}
     assert {"model.onnx", "model.xml", "model.bin"} <= held
     for file in report.artifacts:
@@ -321,6 +324,25 @@ def test_an_onnx_file_whose_weights_lie_in_a_folder_is_copied_whole(tmp_path: Pa
         for path in (source / "wide.onnx", tmp_path / "files" / "model.onnx")
     )
     assert np.array_equal(before, after)
+
+
+def test_an_onnx_file_in_int8_is_compared_with_the_given_one_and_a_copy_is_no_proof(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "wide.onnx"
+    onnx.save(product(), source)
+    found = mpo.export(source, output=tmp_path / "copy")
+    (copy,) = found.formats
+    assert (copy.ran, copy.ran_reason) == (False, "the file as it was given")
+    found = mpo.export(source, precision="int8-dynamic", output=tmp_path / "int8")
+    (made,) = found.formats
+    assert made.ran
+    assert made.parity is not None
+    assert made.parity.max_rel > 0
+    console = Console(width=200)
+    with console.capture() as text:
+        console.print(export_table(found, tmp_path))
+    assert "built" not in text.get()
 
 
 def test_weights_of_a_name_that_the_export_gives_away_are_refused(tmp_path: Path) -> None:

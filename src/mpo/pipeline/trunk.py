@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ from mpo.optimizer.batches import primary, take
 from mpo.optimizer.quality import drop, evaluate, predictor
 from mpo.pipeline.context import Context
 from mpo.pipeline.dynamic import AskedAxis, export_axes, seen_sizes, wanted_axes
+from mpo.pipeline.graphs import count_nodes
 from mpo.pipeline.inputs import Call, call_of, example, parity_calls
 from mpo.pipeline.precision import convert
 from mpo.pipeline.shipping import file_predictor, file_quality, floor_of, require_data
@@ -180,6 +182,11 @@ def fixed_size(path: Path) -> int:
     return first[0] if first and isinstance(first[0], int) else 0
 
 
+def nodes_of(path: Path) -> int:
+    """Operators in a file."""
+    return count_nodes(onnx.load(str(path), load_external_data=False).graph)
+
+
 def make_trunk(
     exporting: Exporting, path: Path, precision: Precision
 ) -> tuple[Trunk, OnnxExport, Path]:
@@ -210,7 +217,7 @@ def make_trunk(
     trunk = Trunk(
         tracer=export.tracer,
         opset=export.opset,
-        nodes=export.nodes,
+        nodes=export.nodes if precision == "fp32" else nodes_of(path),
         raw_nodes=export.raw_nodes,
         simplified=export.simplified,
         simplify_reason=export.reason,
