@@ -334,6 +334,7 @@ def test_an_onnx_file_in_int8_is_compared_with_the_given_one_and_a_copy_is_no_pr
     found = mpo.export(source, output=tmp_path / "copy")
     (copy,) = found.formats
     assert (copy.ran, copy.ran_reason) == (False, "the file as it was given")
+    assert found.warnings == ()
     found = mpo.export(source, precision="int8-dynamic", output=tmp_path / "int8")
     (made,) = found.formats
     assert made.ran

@@ -81,6 +81,7 @@ def export_file(
         copied = [_copied(source, folder, stem, precision)] if ONNX in formats else []
         if precision != "fp32":
             copied = [_compared(one, source, path, feeds) for one in copied]
+    noise = not any(text.endswith(".npz") for text in inputs)
     results = tuple(sorted((*others, *copied), key=lambda one: formats.index(one.format)))
     return Export(
         tool={"name": "mpo", "version": __version__},
@@ -91,7 +92,7 @@ def export_file(
         artifacts=tuple(file for one in results for file in one.files),
         status="complete" if all(one.ok for one in results) else "partial",
         seconds=stages.seconds,
-        warnings=() if any(text.endswith(".npz") for text in inputs) else (RANDOM,),
+        warnings=(RANDOM,) if noise and any(one.ran for one in results) else (),
     )
 
 
