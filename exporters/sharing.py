@@ -63,7 +63,7 @@ def _rebuild(
     copies = [NodeProto() for _ in nodes]
     for copy, node in zip(copies, nodes, strict=True):
         copy.CopyFrom(node)
-        _rename(copy, renamed)
+        rename_inputs(copy, renamed)
     weights = [TensorProto() for _ in kept]
     for weight, tensor in zip(weights, kept, strict=True):
         weight.CopyFrom(tensor)
@@ -90,11 +90,12 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-def _rename(node: NodeProto, renamed: dict[str, str]) -> None:
-    """Also inside the graphs of control flow, which see the weights around them."""
+def rename_inputs(node: NodeProto, renamed: dict[str, str]) -> None:
+    """Let a node read values by their new names, inside its graphs of control flow too, which see
+    the weights around them."""
     for place, name in enumerate(node.input):
         node.input[place] = renamed.get(name, name)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
-                _rename(inner, renamed)
+                rename_inputs(inner, renamed)

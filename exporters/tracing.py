@@ -22,6 +22,7 @@ from mpo.errors import MpoError
 from mpo.exporters.axes import Axes, batch_is_free, fixed_axes, name_axes, script_axes
 from mpo.exporters.flatten import batch_size, resized
 from mpo.exporters.runtimefaults import RUNTIME_ERRORS, first_line
+from mpo.exporters.sharing import rename_inputs
 from mpo.exporters.simplify import TOLERANCE, quiet
 from mpo.records import Tracer
 
@@ -239,13 +240,13 @@ def _unprefix(proto: ModelProto) -> None:
         for weight in proto.graph.initializer
         if weight.name.startswith("model.")
     }
+    taken |= {weight.name for weight in proto.graph.initializer} - renamed.keys()
     if taken & set(renamed.values()):
         return
     for weight in proto.graph.initializer:
         weight.name = renamed.get(weight.name, weight.name)
     for node in proto.graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = renamed.get(name, name)
+        rename_inputs(node, renamed)
 
 
 def first_cause(error: BaseException) -> str:

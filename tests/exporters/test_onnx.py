@@ -161,6 +161,30 @@ def test_another_process_writes_the_same_bytes_and_no_path_of_the_machine(tmp_pa
         assert trace.encode() not in raw
 
 
+class Branches(nn.Module):
+    """Takes one of two layers, by its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.warm, self.cold = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.cond(x.sum() > 0, self.warm.forward, self.cold.forward, (x,))
+        return out
+
+
+def test_weights_that_only_a_branch_reads_keep_their_reader(tmp_path: Path) -> None:
+    model, path = Branches().eval(), tmp_path / "branches.onnx"
+    made = export_onnx(model, (torch.randn(2, 32),), {}, path)
+    assert made.dynamic_batch
+    assert {"warm.weight", "cold.bias"} <= {w.name for w in onnx.load(path).graph.initializer}
+    for x in (torch.ones(5, 32), -torch.ones(3, 32)):
+        with torch.no_grad():
+            wanted = model(x)
+        assert torch.allclose(torch.from_numpy(run_onnx(path, (x,), {})[0]), wanted, atol=1e-5)
+
+
 def test_a_graph_that_depends_on_the_batch_size_is_written_with_a_fixed_batch(
     tmp_path: Path,
 ) -> None:

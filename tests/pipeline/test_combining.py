@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpo.errors import InfeasibleError
-from mpo.pipeline.bases import Based, dominated, holding_alone
+from mpo.pipeline.bases import Based, dominated, enough_alone, holding_alone
 from mpo.pipeline.combining import Posed, left_out, plan_alone, united
 from mpo.pipeline.measuring import Measured
 from mpo.recipe import Recipe, make_recipe
@@ -125,6 +125,17 @@ def test_a_precision_alone_that_loses_too_much_quality_leaves_the_others_in_the_
     bases = {**BASES, "int8": low}
     passed = left_out(recipe(), bases, ["int8"], FP32, keys, analysis(0.5, 0.3))
     assert "fp32" not in passed
+
+
+def test_what_holds_alone_and_keeps_the_floor_goes_before_what_harms_less() -> None:
+    """KL and the task's metric may disagree; the plan must not end below the floor beside one that
+    does not."""
+    best = BASES["fp16"].measured
+    assert best is not None
+    worse = best.model_copy(update={"validation": QUALITY.model_copy(update={"value": 0.8})})
+    bases = {**BASES, "fp16": BASES["fp16"].model_copy(update={"measured": worse})}
+    assert enough_alone(BASES, recipe(), FP32, ("local",)) == ("fp16", "int8")
+    assert enough_alone(bases, recipe(), FP32, ("local",)) == ("int8", "fp16")
 
 
 def test_a_precision_that_could_not_be_made_says_why_and_is_not_weighed() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -17,11 +19,13 @@ from torch import Tensor, nn
 import mpo
 from mpo.cli import cli
 from mpo.errors import MpoError, UsageError
+from mpo.exporters.runtime import run_onnx
 from mpo.optimizer.artifact import save_model
 from mpo.optimizer.loading import load_subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.dynamic import parse_dynamic
-from mpo.records import Export, Plan, Report
+from mpo.pipeline.exportformats import in_range
+from mpo.records import Export, ExportAxis, Plan, Report
 from mpo.render.export import export_table
 from mpo.schemas import load as schema
 from mpo.store import MARKER, RECIPE
@@ -133,7 +137,9 @@ def test_a_runs_pruned_model_is_exported_in_int8_and_a_missing_engine_costs_noth
     path = run / "export" / "model.onnx"
     notes = {one.key: one.value for one in onnx.load(path).metadata_props}
     assert notes["mpo.plan_sha256"] == found.plan_sha256 != ""
-    assert any("MatMulInteger" in node.op_type for node in onnx.load(path).graph.node)
+    nodes = onnx.load(path).graph.node
+    assert any("MatMulInteger" in node.op_type for node in nodes)
+    assert found.trunk.nodes == len(nodes)
     assert found.trunk.conversion is not None
     assert found.trunk.reduced is not None
     assert found.trunk.reduced.max_rel > 0
@@ -142,6 +148,56 @@ def test_a_runs_pruned_model_is_exported_in_int8_and_a_missing_engine_costs_noth
     assert not engine.ok
     assert "DynamicQuantizeLinear" in engine.reason
     assert {file.path for file in found.artifacts} == {"model.onnx"}
+
+
+def test_a_run_that_did_not_finish_is_no_model(run: Path, tmp_path: Path) -> None:
+    """A run without a plan that holds leaves the closest one; its original is not its result."""
+    for removed in ((), ("layers.1",)):
+        folder = tmp_path / f"run{len(removed)}"
+        shutil.copytree(run, folder, ignore=shutil.ignore_patterns("export", "*.safetensors"))
+        plan = Plan(
+            method="mpruner", subject=str(PAIR), seed=0, removed=removed, harm=0.0,
+            notes=("The budget params=1 cannot be met.",),
+        )  # fmt: skip
+        (folder / "plan.json").write_text(plan.model_dump_json())
+        result = call(str(folder), "-o", str(tmp_path / "files"))
+        assert result.exit_code == 2, result.output
+        assert "did not finish. The budget params=1 cannot be met." in result.output
+        assert not (tmp_path / "files").exists()
+
+
+def test_int8_with_a_fixed_batch_is_made_and_said_not_to_be_judged(tmp_path: Path) -> None:
+    options = ("--dynamic", "none", "--batch", "3", "--precision", "int8", "--json")
+    result = call(str(PAIR.with_name("tiny.py")), *options, "-o", str(tmp_path / "files"))
+    assert result.exit_code == 0, result.output
+    found = Export.model_validate_json(result.stdout)
+    assert found.trunk.axes == ()
+    assert found.trunk.dropped is None
+    assert any("nobody judged what int8 costs" in text for text in found.warnings)
+
+
+def test_a_fixed_batch_beyond_the_data_s_is_refused(tmp_path: Path) -> None:
+    options = ("--dynamic", "none", "--batch", "100", "-o", str(tmp_path / "files"))
+    result = call(str(PAIR.with_name("tiny.py")), *options)
+    assert result.exit_code == 2, result.output
+    assert "A fixed batch of 100 needs a sample of that size" in result.output
+
+
+def test_an_engine_is_only_fed_what_its_ranges_take() -> None:
+    """Data come in batches of 64, and engines take 32 unless someone says more."""
+    batch = ExportAxis(
+        name="batch", inputs=("ids:0", "mask:0"), low=2, best=2, high=32, source="default"
+    )
+    length = ExportAxis(name="n", inputs=("ids:1",), low=4, best=4, high=8, source="data")
+    feeds = [
+        {"ids": np.zeros((rows, columns)), "mask": np.zeros((rows, 1))}
+        for rows, columns in ((1, 4), (7, 4), (64, 8), (64, 9))
+    ]
+    found = in_range(feeds, [batch, length])
+    assert [(one["ids"].shape, one["mask"].shape) for one in found] == [
+        ((7, 4), (7, 1)),
+        ((32, 8), (32, 1)),
+    ]
 
 
 class Deceiver(nn.Module):
@@ -174,6 +230,8 @@ def test_what_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
         (("--dynamic", "input:0=batch[8:1]"), "sizes out of order"),
         (("--dynamic", "rows"), "neither an axis nor sizes"),
         (("--set", "workspace=5"), "names no option of a format"),
+        (("--set", "openvino.threads=2"), "not among the formats that are made"),
+        (("--set", "onnx.level=2"), "The format onnx has no option 'level'"),
         (("--precision", "fp32", "--dynamic", "x:0", "--dynamic", "none"), "beside another"),
     ):
         result = call(str(PAIR), *options, *target)
@@ -212,7 +270,8 @@ def test_a_run_ends_with_the_formats_it_was_asked_for_and_7_when_one_is_missing(
     assert made.parity is not None
     assert made.parity.ok
     assert not missing.ok
-    assert any("tensorrt was not made" in text for text in report.warnings)
+    (told,) = [text for text in report.warnings if "tensorrt was not made" in text]
+    assert ".." not in told
     held = {file.path for file in report.artifacts}
     assert {"model.onnx", "model.xml", "model.bin"} <= held
     for file in report.artifacts:
@@ -246,3 +305,83 @@ def test_an_onnx_file_is_exported_further_and_a_hostile_one_is_refused(
     result = call(str(tmp_path / "hostile.onnx"), "-o", str(tmp_path / "out"))
     assert result.exit_code in (2, 8), result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_an_onnx_file_whose_weights_lie_in_a_folder_is_copied_whole(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "weights").mkdir(parents=True)
+    onnx.save(
+        product(), source / "wide.onnx", save_as_external_data=True, location="weights/w.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    result = call(str(source / "wide.onnx"), "-o", str(tmp_path / "files"), "--json")
+    assert result.exit_code == 0, result.output
+    record = Export.model_validate_json(result.stdout)
+    assert [file.path for file in record.artifacts] == ["model.onnx", "weights/w.bin"]
+    x = np.ones((2, 4), np.float32)
+    before, after = (
+        run_onnx(path, (torch.from_numpy(x),), {})[0]
+        for path in (source / "wide.onnx", tmp_path / "files" / "model.onnx")
+    )
+    assert np.array_equal(before, after)
+
+
+def test_an_onnx_file_in_int8_is_compared_with_the_given_one_and_a_copy_is_no_proof(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "wide.onnx"
+    onnx.save(product(), source)
+    found = mpo.export(source, output=tmp_path / "copy")
+    (copy,) = found.formats
+    assert (copy.ran, copy.ran_reason) == (False, "the file as it was given")
+    assert found.warnings == ()
+    found = mpo.export(source, precision="int8-dynamic", output=tmp_path / "int8")
+    (made,) = found.formats
+    assert made.ran
+    assert made.parity is not None
+    assert made.parity.max_rel > 0
+    console = Console(width=200)
+    with console.capture() as text:
+        console.print(export_table(found, tmp_path))
+    assert "built" not in text.get()
+
+
+def test_weights_of_a_name_that_the_export_gives_away_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    onnx.save(
+        product(), source / "wide.onnx", save_as_external_data=True, location="model.onnx",
+        size_threshold=0,
+    )  # fmt: skip
+    result = call(str(source / "wide.onnx"), "-o", str(tmp_path / "files"))
+    assert result.exit_code == 2, result.output
+    assert "a name that the export gives to another file" in result.output
+    assert not (tmp_path / "files").exists()
+
+
+def test_axes_that_an_onnx_file_does_not_have_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "wide.onnx"
+    onnx.save(product(), source)
+    for asked, said in (
+        ("nope:0=batch", "no input 'nope'"),
+        ("x:5=batch", "there is no axis 5"),
+        ("none", "an ONNX file has the axes it has"),
+    ):
+        result = call(str(source), "--dynamic", asked, "-o", str(tmp_path / "files"))
+        assert result.exit_code == 2, result.output
+        assert said in result.output
+
+
+def product() -> onnx.ModelProto:
+    """x @ w with rows free."""
+    named = onnx.helper.make_tensor_value_info
+    weight = onnx.numpy_helper.from_array(np.arange(16, dtype=np.float32).reshape(4, 4), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [named("x", onnx.TensorProto.FLOAT, ["rows", 4])],
+        [named("y", onnx.TensorProto.FLOAT, ["rows", 4])],
+        [weight],
+    )
+    opset = onnx.helper.make_opsetid("", 20)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import mpo
 from mpo.pipeline.context import Context
 from mpo.pipeline.finishing import finish, over
+from mpo.pipeline.guard import guard_of
 from mpo.pipeline.measuring import ORIGINAL, measure_model
 from mpo.pipeline.places import places_of
 from mpo.profiles.local import LocalTarget
@@ -70,3 +71,15 @@ def test_the_layer_that_int8_breaks_stays_in_float32_and_the_floor_holds(tmp_pat
     assert made.validation.value >= 0.95
     assert made.conversion.quality == pytest.approx(made.validation.value - 1.0)
     assert over(context, original, made) == set()
+
+
+def test_the_guard_of_a_contract_screens_a_candidate_as_it_would_be_shipped(tmp_path: Path) -> None:
+    """The torch module of a plan in int8 decides as the original does; its file does not."""
+    data = mpo.Data(train=split(1), validation=split(2), test=split(3))
+    subject = mpo.Subject(model=network, data=data, name="outlier")
+    recipe = make_recipe(subject="outlier", contract="eps=5%,claims=overall", threads=1)
+    with open_run(tmp_path / "run", to_toml(recipe)) as run:
+        context = Context(recipe, subject, run, lambda *step: None, ())
+        guard = guard_of(context)
+        assert guard(network(), "fp32") != "broken"
+        assert guard(network(), "int8") == "broken"

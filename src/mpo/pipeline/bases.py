@@ -13,6 +13,7 @@ from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import ORIGINAL, Measured, measure_model
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.shipping import file_harm, require_data
+from mpo.recipe import Recipe
 from mpo.records import Budget, Precision, Record
 
 PRECISIONS = "precisions"  # the stage
@@ -102,6 +103,16 @@ def above_floor(
         for precision, one in made.items()
         if one is not None and drop(original.validation, one.validation) <= allowed
     ]
+
+
+def enough_alone(
+    found: Bases, recipe: Recipe, original: Measured, targets: tuple[str, ...]
+) -> tuple[Precision, ...]:
+    """The precisions that hold every budget without any removal: those that also keep the quality
+    floor on validation first, the least harmful first among them and among the others."""
+    alone = holding_alone(found, recipe.budgets(), original, targets)
+    safe = above_floor(found, alone, original, recipe.allowed_drop())
+    return (*safe, *(one for one in alone if one not in safe))
 
 
 def dominated(found: Bases, original: Measured, keys: Iterable[str]) -> dict[Precision, Precision]:

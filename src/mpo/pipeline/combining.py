@@ -14,7 +14,7 @@ from pathlib import Path
 from mpo.errors import InfeasibleError
 from mpo.pipeline.aims import harm_of
 from mpo.pipeline.analysis import nothing_removable
-from mpo.pipeline.bases import Based, Bases, above_floor, bases, dominated, holding_alone
+from mpo.pipeline.bases import Based, Bases, above_floor, bases, dominated, enough_alone
 from mpo.pipeline.budgets import limits
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
@@ -33,7 +33,7 @@ class Posed:
 
     Attributes:
         bases: the original in each precision.
-        alone: precisions that hold every budget without any removal, the least harmful first.
+        alone: precisions that hold every budget without any removal, the one to take first.
         problems: what the planner works on, per precision that is worth it.
         passed: why the others are not looked at further.
     """
@@ -54,7 +54,7 @@ def posed(context: Context, analysis: Analysis, original: Measured) -> Posed:
     """
     recipe = context.recipe
     found = bases(context, original)
-    alone = tuple(holding_alone(found, recipe.budgets(), original, context.targets))
+    alone = enough_alone(found, recipe, original, context.targets)
     if not alone and not analysis.harms:
         raise nothing_removable(analysis.blocks)
     keys = limits(recipe.budgets(), original.costs(), context.targets)

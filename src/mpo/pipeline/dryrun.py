@@ -8,7 +8,7 @@ from pathlib import Path
 from mpo.errors import InfeasibleError, UsageError
 from mpo.optimizer.planner import Infeasible
 from mpo.pipeline.analysis import nothing_removable
-from mpo.pipeline.bases import PRECISIONS, holding_alone, read_bases
+from mpo.pipeline.bases import PRECISIONS, enough_alone, read_bases
 from mpo.pipeline.budgets import all_hold, limits
 from mpo.pipeline.combining import Posed, left_out, plan_alone, united
 from mpo.pipeline.infeasible import infeasible
@@ -92,7 +92,7 @@ def saved_choice(run: Path, recipe: Recipe, analysis: Analysis, original: Measur
     """What a run folder holds of each precision. A table that was not made was not worth it for
     the budgets of then; the reason is told."""
     found = read_bases(finished(run, PRECISIONS))
-    alone = tuple(holding_alone(found, recipe.budgets(), original, recipe.target))
+    alone = enough_alone(found, recipe, original, recipe.target)
     keys = limits(recipe.budgets(), original.costs(), recipe.target)
     passed = left_out(recipe, found, alone, original, keys, analysis)
     problems: dict[Precision, Problem] = {}

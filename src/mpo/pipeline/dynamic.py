@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -89,12 +89,17 @@ def wanted_axes(
     axes: dict[str, dict[int, str]] = {name: {} for name in names}
     for one in placed:
         if one.input not in axes:
-            raise UsageError(
-                f"The model has no input {one.input!r}.{nearest(one.input, axes)}",
-                hint=f"Its inputs: {', '.join(names)}.",
-            )
+            raise _no_input(one.input, names)
         axes[one.input][one.axis] = one.name
     return list(axes.values())
+
+
+def _no_input(name: str, known: Iterable[str]) -> UsageError:
+    names = list(known)
+    return UsageError(
+        f"The model has no input {name!r}.{nearest(name, names)}",
+        hint=f"Its inputs: {', '.join(names)}.",
+    )
 
 
 def seen_sizes(context: Context) -> dict[tuple[str, int], list[int]]:
@@ -144,6 +149,13 @@ def export_axes(
 
 
 def _name_at(free: Mapping[str, Sequence[str | int]], one: AskedAxis) -> str:
+    if one.input not in free:
+        raise _no_input(one.input, free)
+    if one.axis >= len(free[one.input]):
+        raise UsageError(
+            f"Input {one.input} has {len(free[one.input])} axes; there is no axis {one.axis}.",
+            hint="Axes are counted from 0; the batch is axis 0.",
+        )
     size = free[one.input][one.axis]
     if isinstance(size, int):
         raise UsageError(

@@ -9,9 +9,11 @@ from pathlib import Path
 from onnx import ModelProto
 
 from mpo import __version__
-from mpo.errors import UsageError
-from mpo.exporters.backends import artifact
+from mpo.errors import MpoError, UsageError
+from mpo.exporters.backends import OnnxRunner, artifact, check_runner
+from mpo.exporters.parity import ROUNDED
 from mpo.exporters.preflight import preflight
+from mpo.exporters.runtimefaults import first_line
 from mpo.pipeline.benchinputs import Feeds, make_feeds
 from mpo.pipeline.dynamic import AskedAxis, export_axes
 from mpo.pipeline.exportformats import ONNX, FileFor, FormatJob, Options, Progress, make_formats
@@ -29,6 +31,8 @@ from mpo.records import (
 from mpo.store import write_atomic
 from mpo.timing import Stages
 
+RECORD = "export.json"
+GIVEN = "the file as it was given"
 RANDOM = "The results were compared on random inputs: agreement on noise is no proof of accuracy."
 TAKES = {"input", "batch"}  # keys of a recipe that mean something without a subject
 
@@ -75,6 +79,9 @@ def export_file(
         with stages.timed("formats"):
             others = make_formats(job, [one for one in formats if one != ONNX], progress)
         copied = [_copied(source, folder, stem, precision)] if ONNX in formats else []
+        if precision != "fp32":
+            copied = [_compared(one, source, path, feeds) for one in copied]
+    noise = not any(text.endswith(".npz") for text in inputs)
     results = tuple(sorted((*others, *copied), key=lambda one: formats.index(one.format)))
     return Export(
         tool={"name": "mpo", "version": __version__},
@@ -85,7 +92,7 @@ def export_file(
         artifacts=tuple(file for one in results for file in one.files),
         status="complete" if all(one.ok for one in results) else "partial",
         seconds=stages.seconds,
-        warnings=() if any(text.endswith(".npz") for text in inputs) else (RANDOM,),
+        warnings=(RANDOM,) if noise and any(one.ran for one in results) else (),
     )
 
 
@@ -143,16 +150,41 @@ def _feeds(
 
 
 def _copied(source: Path, folder: Path, stem: str, precision: Precision) -> Exported:
-    """The file itself, with the files of its weights beside it under their own names."""
-    places = {source: folder / f"{stem}.onnx"}
-    places |= {file: folder / file.name for file in data_files(source, read_model(source))}
-    kinds = {source: "onnx"}
-    for file, target in places.items():
-        write_atomic(target, file.read_bytes())
-    files = [
-        artifact(target, kinds.get(file, "onnx-data"), precision).model_copy(
-            update={"path": target.name}
+    """The file itself, with the files of its weights where it names them, in folders of their own
+    too.
+
+    Raises:
+        UsageError: it names a file of weights as the copy itself, or the record, is named.
+    """
+    home = source.parent.resolve()
+    places = {source: Path(f"{stem}.onnx")}
+    places |= {file: file.relative_to(home) for file in data_files(source, read_model(source))}
+    taken = {Path(f"{stem}.onnx"), Path(RECORD)} & set([*places.values()][1:])
+    if taken:
+        raise UsageError(
+            f"{source} keeps weights in {taken.pop()}, a name that the export gives to another "
+            "file.",
+            hint="Save the model with its weights under another name.",
         )
-        for file, target in places.items()
-    ]
-    return Exported(format=ONNX, ok=True, files=tuple(files), ran=True)
+    kinds, files = {source: "onnx"}, []
+    for file, place in places.items():
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, file.read_bytes())
+        made = artifact(target, kinds.get(file, "onnx-data"), precision)
+        files.append(made.model_copy(update={"path": place.as_posix()}))
+    return Exported(format=ONNX, ok=True, files=tuple(files), ran_reason=GIVEN)
+
+
+def _compared(made: Exported, converted: Path, given: Path, feeds: Feeds) -> Exported:
+    """The same after both files ran on the inputs; where the given one does not run on them, that
+    is told."""
+    try:
+        parity = check_runner(
+            OnnxRunner(converted), OnnxRunner(given), [feeds], ROUNDED["int8-dynamic"]
+        )
+    except MpoError as error:
+        return made.model_copy(update={"ran_reason": first_line(error)})
+    reason = "" if parity.ok else f"not in parity with the given file: {parity.reason}"
+    told = {"ran": True, "ran_reason": "", "parity": parity, "ok": parity.ok, "reason": reason}
+    return made.model_copy(update=told)

@@ -63,6 +63,39 @@ def require_formats(formats: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def require_options(options: Options, formats: Sequence[str]) -> None:
+    """Refuse options of a format that is not made: they would change nothing without a word.
+
+    Raises:
+        UsageError: as said.
+    """
+    made = [name for name in formats if name != ONNX]
+    for name, own in options.items():
+        if name == ONNX and own:
+            raise UsageError(f"The format {ONNX} has no option {next(iter(own))!r}.")
+        if name not in made:
+            raise UsageError(
+                f"--set names an option of {name}, which is not among the formats that are made.",
+                hint=f"--to {name} makes it; asked for: {', '.join(formats)}.",
+            )
+
+
+def in_range(feeds: Sequence[Feeds], axes: Sequence[ExportAxis]) -> list[Feeds]:
+    """What of the inputs an engine takes: batches cut to its largest, others outside its ranges
+    left out."""
+    found = list[Feeds]()
+    for feed in feeds:
+        cut, fits = dict(feed), True
+        for axis in axes:
+            for name, place in (one.rsplit(":", 1) for one in axis.inputs):
+                if place == "0":
+                    cut[name] = cut[name][: axis.high]
+                fits = fits and axis.low <= cut[name].shape[int(place)] <= axis.high
+        if fits:
+            found.append(cut)
+    return found
+
+
 def runtime_of(format_: str) -> Runtime:
     """The runtime that will read a format's ONNX file; ONNX Runtime stands for a foreign one."""
     known: dict[str, Runtime] = {name: name for name in get_args(Runtime)}
@@ -131,17 +164,21 @@ def _placed(found: Exported, job: FormatJob) -> Exported:
 
 def _executed(found: Exported, source: Path, job: FormatJob) -> Exported:
     """The same, compared with ONNX Runtime when a runner of the format can run here."""
+    engine = found.engine is not None
+    feeds = in_range(job.feeds, job.axes) if engine else job.feeds
     if found.format not in names(RUNNERS) or not job.feeds:
         return found
     main = job.folder / found.files[0].path
     if found.engine is not None and found.engine.ran_reason != NOT_ASKED:
         return found  # no GPU here
+    if not feeds:
+        return found.model_copy(update={"ran_reason": "no sample is of a size that it takes"})
     # An engine is native code: it is run only by its hash.
     known = {} if found.engine is None else {"digest": found.engine.sha256}
     runner: Any = load(RUNNERS, found.format)
-    loose = ROUNDED if job.precision != "fp32" or found.engine is not None else EXACT
+    loose = ROUNDED if job.precision != "fp32" or engine else EXACT
     try:
-        parity = check_runner(runner(main, **known), OnnxRunner(source), job.feeds, loose)
+        parity = check_runner(runner(main, **known), OnnxRunner(source), feeds, loose)
     except MpoError as error:
         reason = f"made, but it does not run here: {error.message}"
         return found.model_copy(update={"ok": False, "reason": reason, "hint": error.hint})

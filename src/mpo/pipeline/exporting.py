@@ -19,13 +19,14 @@ from mpo.folders import new_folder, require_free
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.context import Context, subject_of
 from mpo.pipeline.dynamic import AskedAxis, parse_dynamic
-from mpo.pipeline.exportfile import TAKES, export_file
+from mpo.pipeline.exportfile import RECORD, TAKES, export_file
 from mpo.pipeline.exportformats import (
     ONNX,
     FormatJob,
     Progress,
     make_formats,
     require_formats,
+    require_options,
 )
 from mpo.pipeline.rebuilt import is_run, plan_digest, rebuild
 from mpo.pipeline.saved import save
@@ -36,7 +37,7 @@ from mpo.records import Artifact, Export, Exported, Plan, Precision, Trunk
 from mpo.store import open_run
 from mpo.timing import Stages
 
-STEM, RECORD = "model", "export.json"
+STEM = "model"
 FEEDS = 4  # batches that other formats are compared on
 
 
@@ -87,9 +88,10 @@ def export(asked: ExportAsked, progress: Progress) -> Export:
     """
     formats = require_formats(asked.formats)
     axes = parse_dynamic(asked.dynamic)
+    require_options(asked.options, formats)
     require_free(asked.output, RECORD, overwrite=asked.overwrite)
     if asked.subject.endswith(".onnx") and asked.held is None:
-        return _from_file(asked, formats, axes or (), progress)
+        return _from_file(asked, formats, axes, progress)
     source = _source(asked)
     with (
         steady_torch(),
@@ -104,13 +106,21 @@ def export(asked: ExportAsked, progress: Progress) -> Export:
 
 
 def _from_file(
-    asked: ExportAsked, formats: tuple[str, ...], axes: tuple[AskedAxis, ...], progress: Progress
+    asked: ExportAsked,
+    formats: tuple[str, ...],
+    axes: tuple[AskedAxis, ...] | None,
+    progress: Progress,
 ) -> Export:
     strange = sorted(set(asked.recipe) - TAKES)
     if strange:
         raise UsageError(
             f"An ONNX file takes no --{strange[0].replace('_', '-')}.",
             hint="Name the subject that it was made from.",
+        )
+    if axes is None:
+        raise UsageError(
+            "--dynamic none is for a model that is traced; an ONNX file has the axes it has.",
+            hint="Name the subject that it was made from, or give sizes: --dynamic batch[1:8:32].",
         )
     with new_folder(asked.output, RECORD, overwrite=asked.overwrite) as folder:
         record = export_file(
@@ -159,7 +169,9 @@ def _exported(
     with stages.timed("model"):
         _ = context.outputs  # a broken model, or data, is told of before anything is made
         model = source.model()
-    digest = plan_digest(source.plan) if source.plan and source.plan.removed else ""
+    plan = source.plan
+    planned = plan is not None and (plan.removed or plan.precision != "fp32")
+    digest = plan_digest(plan) if plan is not None and planned else ""
     metadata = context.facts(digest)
     with tempfile.TemporaryDirectory(prefix="mpo-trunk-") as scratch:
         exporting = Exporting(context, model, axes, metadata, Path(scratch))

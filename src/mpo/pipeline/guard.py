@@ -11,19 +11,20 @@ from torch import nn
 
 from mpo.errors import UsageError
 from mpo.optimizer.decisions import Tallied, reading_of
-from mpo.optimizer.quality import predictor
+from mpo.optimizer.quality import Predict, predictor
 from mpo.pipeline.claims import STRATA, Terms, claims_of, make_terms, overall
 from mpo.pipeline.context import Context
 from mpo.pipeline.contract import make_contract
 from mpo.pipeline.contractscene import Asked, calibrate
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.saved import read, save
+from mpo.pipeline.shipping import shipped_predictor
 from mpo.records import Contract, Precision, Recovery
 from mpo.records.contracts import Judged
 from mpo.units import parse_share
 
 FILE, WITNESSES = "contract.json", "witnesses.npz"
-Guard = Callable[[nn.Module], Judged | None]
+Guard = Callable[[nn.Module, Precision], Judged | None]
 
 
 def parse_contract(text: str) -> Terms:
@@ -72,27 +73,29 @@ def check_terms(context: Context) -> None:
 
 
 def guard_of(context: Context) -> Guard:
-    """What screens a trained candidate: its verdict on the validation split, None without a
-    contract.
+    """What screens a trained candidate, as it would be shipped: its verdict on the validation
+    split, None without a contract.
 
     The split also steers training, so this is a screen and no claim; candidate j of the open series
     spends 1 / (j (j + 1)) of the error.
     """
     if context.recipe.contract is None:
-        return lambda model: None
+        return lambda model, precision: None
     terms, look = parse_contract(context.recipe.contract), 0
 
-    def guard(model: nn.Module) -> Judged:
+    def guard(model: nn.Module, precision: Precision) -> Judged:
         nonlocal look
         look += 1
-        return screened(context, model, replace(terms, looks=1, look=look))
+        now = replace(terms, looks=1, look=look)
+        with shipped_predictor(context, model, precision) as candidate:
+            return screened(context, candidate, now)
 
     return guard
 
 
-def screened(context: Context, model: nn.Module, terms: Terms) -> Judged:
+def screened(context: Context, candidate: Predict, terms: Terms) -> Judged:
     """The claims' verdict on the validation split."""
-    original, candidate = predictor(context.original), predictor(model)
+    original = predictor(context.original)
     validation = context.splits().validation
     reading = reading_of(context.outputs, context.batch, context.kind, terms.split_at)
     calibrated = calibrate(original, reading, validation, terms)

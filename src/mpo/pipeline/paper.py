@@ -16,7 +16,7 @@ from mpo.pipeline.analysis import HARM_EXAMPLES
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.recovery import Trained, judge_on, kept
-from mpo.records import Analysis, Plan, PlanCandidate, Quality, Recovery
+from mpo.records import Analysis, Plan, PlanCandidate, Precision, Quality, Recovery
 
 KEPT = Recovery(
     epochs=0, best_epoch=0, before=0.0, after=0.0, original=0.0, note="nothing accepted"
@@ -56,14 +56,17 @@ def thin(context: Context, analysis: Analysis, original: Quality) -> Trained:
     story = result.recovery or KEPT.model_copy(
         update={"before": original.value, "after": original.value, "original": original.value}
     )
+    asked = context.recipe.precision
+    precision: Precision = "fp32" if asked == "auto" else asked
+    candidate = PlanCandidate(removed=result.removed, harm=harm, joint_kl=harm, precision=precision)
     plan = Plan(
         method=context.recipe.method,
         subject=context.subject.name,
         seed=context.recipe.seed,
         removed=result.removed,
         harm=harm,
-        precision="fp32" if context.recipe.precision == "auto" else context.recipe.precision,
-        alternatives=(PlanCandidate(removed=result.removed, harm=harm, joint_kl=harm),),
+        precision=precision,
+        alternatives=(candidate,),
         notes=result.notes,
     )
     return model, plan, story

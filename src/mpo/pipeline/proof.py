@@ -166,7 +166,7 @@ def format_notes(formats: Sequence[Exported]) -> tuple[str, ...]:
     failed = [one for one in formats if not one.ok]
     unseen = [one for one in formats if one.ok and not one.ran]
     return (
-        *(f"{one.format} was not made: {one.reason}. {one.hint}".rstrip() for one in failed),
+        *(not_made(one) for one in failed),
         *(f"{one.format} was built and not run: {one.ran_reason}." for one in unseen),
     )
 
@@ -180,6 +180,12 @@ def other_targets(
         TargetReport(original=one, optimized=other, ratio=ratio, environment=place.environment)
         for (one, other), ratio, place in zip(both, latency[1:], context.places[1:], strict=True)
     )
+
+
+def not_made(one: Exported) -> str:
+    """The warning for a format of --export, with what to do about it."""
+    remedy = f" Remedy: {one.hint}" if one.hint else ""
+    return f"{one.format} was not made: {one.reason.removesuffix('.')}.{remedy}"
 
 
 def empty_plan(context: Context) -> Plan:

@@ -12,6 +12,7 @@ from mpo.errors import UsageError
 from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.context import asked_for, subject_of
+from mpo.pipeline.proof import OPTIMIZED
 from mpo.recipe import Recipe, make_recipe, read_recipe
 from mpo.records import Plan
 from mpo.store import MARKER, RECIPE, fingerprint, started_in
@@ -57,7 +58,12 @@ def rebuild(run: Path, subject: Subject | None = None) -> RebuiltRun:
     recipe, plan = recipe_of_run(run), plan_of_run(run)
     found = subject_of_run(run) if subject is None else asked_for(subject, recipe)
     weights = run / "model.safetensors"
-    if not plan.removed and not weights.is_file():
+    if not weights.is_file() and (plan.removed or not (run / OPTIMIZED).is_file()):
+        raise UsageError(
+            f"{run} holds a plan, but no model: that run did not finish. {' '.join(plan.notes)}",
+            hint="Run it again with a budget that can be met, or name its subject.",
+        )
+    if not weights.is_file():
         model = found.build()  # the original met the budget
     else:
         model = load_pruned(found.build, plan.removed, weights).eval()

@@ -64,7 +64,7 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
     for candidate in ranked:
         schedule = Schedule(rate, context.recipe.epochs, seed)
         model, found, story = tried(context, candidate, original, schedule)
-        verdict = guard(model)
+        verdict = guard(model, candidate.precision)
         rank = (verdict == "broken", _lost(original, found))
         if best is None or rank < (broken, _lost(original, best[1])):
             best, broken = (model, found, noted(story, verdict)), verdict == "broken"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,21 @@ def file_quality(context: Context, path: Path) -> Quality:
     original, validation = predictor(context.original), context.splits().validation
     predict = file_predictor(context, path)
     return evaluate(predict, context.subject, validation, original, interval=False)
+
+
+@contextlib.contextmanager
+def shipped_predictor(
+    context: Context, model: nn.Module, precision: Precision
+) -> Iterator[Predict]:
+    """A model as it answers when it is shipped in this precision: the module itself in fp32, with
+    which its file is in parity, else its file, which is gone afterwards."""
+    if precision == "fp32":
+        yield predictor(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="mpo-judge-") as folder:
+        path = Path(folder) / "model.onnx"
+        ship(context, model, path, precision)
+        yield file_predictor(context, path)
 
 
 def shipped_quality(context: Context, model: nn.Module, precision: Precision) -> Quality:

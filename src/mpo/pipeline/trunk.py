@@ -4,16 +4,17 @@ judged by the task, and in the asked precision."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
-from mpo.errors import MpoError
+from mpo.errors import MpoError, UsageError
 from mpo.exporters.flatten import input_names
 from mpo.exporters.onnx import OnnxExport, export_onnx
 from mpo.exporters.parity import ROUNDED, check_parity
@@ -23,6 +24,7 @@ from mpo.optimizer.batches import primary, take
 from mpo.optimizer.quality import drop, evaluate, predictor
 from mpo.pipeline.context import Context
 from mpo.pipeline.dynamic import AskedAxis, export_axes, seen_sizes, wanted_axes
+from mpo.pipeline.graphs import count_nodes
 from mpo.pipeline.inputs import Call, call_of, example, parity_calls
 from mpo.pipeline.precision import convert
 from mpo.pipeline.shipping import file_predictor, file_quality, floor_of, require_data
@@ -69,6 +71,12 @@ class Exporting:
         context = self.context
         axes = wanted_axes(self.asked, input_names(self.model, *example(context)))
         fixed = axes is not None and not any(0 in own for own in axes)
+        if fixed and context.batch.size < context.recipe.batch:
+            raise UsageError(
+                f"A fixed batch of {context.recipe.batch} needs a sample of that size; the data "
+                f"come in batches of {context.batch.size}.",
+                hint=f"Give --batch {context.batch.size} or less, or leave the batch free.",
+            )
         call = call_of(take(context.batch, context.recipe.batch)) if fixed else example(context)
         made = export_onnx(
             self.model,
@@ -84,11 +92,11 @@ class Exporting:
 
     def calls(self, path: Path) -> list[Call]:
         """Test samples in the batches that the file takes: several sizes, or its one."""
-        first = next(iter(free_inputs(path).values()))
-        if not first or isinstance(first[0], str):
+        size = fixed_size(path)
+        if not size:
             return parity_calls(self.context)
         test = islice(self.context.splits().test, FIXED_CALLS)
-        return [call_of(take(batch, first[0])) for batch in test]
+        return [call_of(take(batch, size)) for batch in test if batch.size >= size]
 
     def proved(self, path: Path) -> Parity:
         """The float32 file against the torch model.
@@ -126,7 +134,7 @@ class Exporting:
         return file
 
     def _convert(self, trunk: Path, target: Path, precision: Precision, runtime: Runtime) -> Path:
-        judged = precision == "int8" and runtime == "onnxruntime"
+        judged = precision == "int8" and runtime == "onnxruntime" and not fixed_size(trunk)
         floor = floor_of(self.context, self.wanted) if judged else None
         first = self.conversions.get("onnxruntime")
         keep = [one.node for one in first.kept] if first and first.mixed else []
@@ -168,6 +176,17 @@ class Exporting:
         return found
 
 
+def fixed_size(path: Path) -> int:
+    """The batch of a file that takes one size only; 0 when its batch is free."""
+    first = next(iter(free_inputs(path).values()))
+    return first[0] if first and isinstance(first[0], int) else 0
+
+
+def nodes_of(path: Path) -> int:
+    """Operators in a file."""
+    return count_nodes(onnx.load(str(path), load_external_data=False).graph)
+
+
 def make_trunk(
     exporting: Exporting, path: Path, precision: Precision
 ) -> tuple[Trunk, OnnxExport, Path]:
@@ -192,10 +211,13 @@ def make_trunk(
         if not reduced.ok:
             raise MpoError(f"The {precision} file is not the model any more: {reduced.reason}")
         dropped = exporting.dropped(path) if export.dynamic_batch else None
+        if dropped is None:
+            told = f"The batch is fixed, so nobody judged what {precision} costs in quality."
+            export = replace(export, warnings=(*export.warnings, told))
     trunk = Trunk(
         tracer=export.tracer,
         opset=export.opset,
-        nodes=export.nodes,
+        nodes=export.nodes if precision == "fp32" else nodes_of(path),
         raw_nodes=export.raw_nodes,
         simplified=export.simplified,
         simplify_reason=export.reason,

@@ -59,7 +59,8 @@ def _state(one: Exported) -> Text:
         return Text(clean(f"not made: {one.reason}"), style="bold red")
     if one.parity is not None and one.ran:
         return Text(f"in parity: {_parity(one.parity)}", style="green")
-    return Text(clean(f"built, not run: {one.ran_reason}"), style="yellow")
+    made = "made" if one.engine is None else "built"
+    return Text(clean(f"{made}, not run: {one.ran_reason}"), style="yellow")
 
 
 def _parity(parity: Parity) -> str:
