@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mpo.errors import BaselineError, MpoError, UsageError
 from mpo.gate import (
@@ -20,6 +21,7 @@ from mpo.gate import (
     minimum_detectable,
     sequential,
 )
+from mpo.pipeline.throttling import BOTH, throttled_pairs, too_many, unthrottled
 from mpo.records import BenchComparison, BenchRuns, BenchVerdict, Quality, Record, Which
 from mpo.records.bench import Pairing
 from mpo.rules import MEASURES, Rule
@@ -94,7 +96,7 @@ def judge_noisy(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) 
         mde=_in_unit(rule, mde * scale),
         pairing=_pairing(rule, runs),
         verdict=WORDS[found.verdict],
-        reason=_why_open(found) if found.verdict == "INCONCLUSIVE" else "",
+        reason=_why_open(found, _flags(rule, runs)) if found.verdict == "INCONCLUSIVE" else "",
     )
 
 
@@ -216,13 +218,16 @@ def figures(metric: str, which: Which, runs: BenchRuns) -> list[float]:
 
 
 def ratio_logs(metric: str, runs: BenchRuns) -> list[float]:
-    """ln(candidate / baseline), one per process in turn, or one per pair of processes."""
+    """ln(candidate / baseline), one per process in turn, or one per pair of processes; without
+    those of a throttled GPU."""
+    flags = throttled_pairs(metric, runs)
     if metric == "latency" and runs.pairs_ms:
-        return [math.log(new / old) for old, new in runs.pairs_ms]
+        return unthrottled([math.log(new / old) for old, new in runs.pairs_ms], flags)
     new, old = figures(metric, "candidate", runs), figures(metric, "baseline", runs)
     if metric in MEMORY_FIELDS:
         new, old = _resolved(new), _resolved(old)
-    return [math.log(first / second) for first, second in zip(new, old, strict=True)]
+    logs = [math.log(first / second) for first, second in zip(new, old, strict=True)]
+    return unthrottled(logs, flags)
 
 
 def _resolved(values: Sequence[float]) -> list[float]:
@@ -250,13 +255,21 @@ def _series(rule: Rule, runs: BenchRuns) -> list[float]:
     """What the gate takes: logarithms of ratios to the baseline, or to the limit itself."""
     if rule.kind == "absolute":
         values = figures(rule.metric, "candidate", runs)
-        return [math.log(max(value, 1e-9) / rule.limit) for value in values]
+        logs = [math.log(max(value, 1e-9) / rule.limit) for value in values]
+        return unthrottled(logs, _flags(rule, runs))
     return ratio_logs(rule.metric, runs)
 
 
 def _decision(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) -> Decision:
     limit = 1.0 if rule.kind == "absolute" else rule.limit
-    return sequential(_series(rule, runs), limit, looks=looks or LOOKS, rules=max(1, shared))
+    found = sequential(_series(rule, runs), limit, looks=looks or LOOKS, rules=max(1, shared))
+    return replace(found, verdict="INCONCLUSIVE") if too_many(_flags(rule, runs)) else found
+
+
+def _flags(rule: Rule, runs: BenchRuns) -> tuple[bool, ...]:
+    """Of each of a rule's figures, whether the GPU was throttled meanwhile."""
+    models: tuple[Which, ...] = ("candidate",) if rule.kind == "absolute" else BOTH
+    return throttled_pairs(rule.metric, runs, models)
 
 
 def _pairing(rule: Rule, runs: BenchRuns) -> Pairing:
@@ -265,7 +278,9 @@ def _pairing(rule: Rule, runs: BenchRuns) -> Pairing:
     return "in-process" if rule.metric == "latency" and runs.pairs_ms else "process"
 
 
-def _why_open(found: Decision) -> str:
+def _why_open(found: Decision, flags: Sequence[bool]) -> str:
+    if too_many(flags):
+        return f"The GPU was throttled during {sum(flags)} of {len(flags)}, more than a quarter."
     return f"{found.pairs} pairs do not decide: the limit lies between the bounds."
 
 
