@@ -21,7 +21,7 @@ from mpo.gate import (
     minimum_detectable,
     sequential,
 )
-from mpo.pipeline.throttling import BOTH, throttled_pairs, too_many, unthrottled
+from mpo.pipeline.throttling import flags_of, throttled_pairs, too_many, unthrottled
 from mpo.records import BenchComparison, BenchRuns, BenchVerdict, Quality, Record, Which
 from mpo.records.bench import Pairing
 from mpo.rules import MEASURES, Rule
@@ -77,7 +77,8 @@ def judge_noisy(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) 
     used = series[: found.pairs]
     absolute = rule.kind == "absolute"
     scale = rule.limit if absolute else 1.0
-    interval = Interval(*(scale * bound for bound in _bounds(found.interval)))
+    bounds = (found.interval.estimate, found.interval.low, found.interval.high)
+    interval = Interval(*(scale * bound for bound in bounds))
     spread = statistics.stdev(used)
     mde = minimum_detectable(
         spread, found.pairs, 1.0 if absolute else rule.limit, rules=max(1, shared)
@@ -96,7 +97,7 @@ def judge_noisy(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) 
         mde=_in_unit(rule, mde * scale),
         pairing=_pairing(rule, runs),
         verdict=WORDS[found.verdict],
-        reason=_why_open(found, _flags(rule, runs)) if found.verdict == "INCONCLUSIVE" else "",
+        reason=_why_open(rule, runs, found) if found.verdict == "INCONCLUSIVE" else "",
     )
 
 
@@ -256,20 +257,14 @@ def _series(rule: Rule, runs: BenchRuns) -> list[float]:
     if rule.kind == "absolute":
         values = figures(rule.metric, "candidate", runs)
         logs = [math.log(max(value, 1e-9) / rule.limit) for value in values]
-        return unthrottled(logs, _flags(rule, runs))
+        return unthrottled(logs, flags_of(rule, runs))
     return ratio_logs(rule.metric, runs)
 
 
 def _decision(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) -> Decision:
     limit = 1.0 if rule.kind == "absolute" else rule.limit
     found = sequential(_series(rule, runs), limit, looks=looks or LOOKS, rules=max(1, shared))
-    return replace(found, verdict="INCONCLUSIVE") if too_many(_flags(rule, runs)) else found
-
-
-def _flags(rule: Rule, runs: BenchRuns) -> tuple[bool, ...]:
-    """Of each of a rule's figures, whether the GPU was throttled meanwhile."""
-    models: tuple[Which, ...] = ("candidate",) if rule.kind == "absolute" else BOTH
-    return throttled_pairs(rule.metric, runs, models)
+    return replace(found, verdict="INCONCLUSIVE") if too_many(flags_of(rule, runs)) else found
 
 
 def _pairing(rule: Rule, runs: BenchRuns) -> Pairing:
@@ -278,14 +273,10 @@ def _pairing(rule: Rule, runs: BenchRuns) -> Pairing:
     return "in-process" if rule.metric == "latency" and runs.pairs_ms else "process"
 
 
-def _why_open(found: Decision, flags: Sequence[bool]) -> str:
-    if too_many(flags):
+def _why_open(rule: Rule, runs: BenchRuns, found: Decision) -> str:
+    if too_many(flags := flags_of(rule, runs)):
         return f"The GPU was throttled during {sum(flags)} of {len(flags)}, more than a quarter."
     return f"{found.pairs} pairs do not decide: the limit lies between the bounds."
-
-
-def _bounds(interval: Interval) -> tuple[float, float, float]:
-    return interval.estimate, interval.low, interval.high
 
 
 def _in_unit(rule: Rule, value: float) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mpo.records import BenchRuns, DeviceWarning, GpuTelemetry, Which
+from mpo.rules import Rule
 
 MOST = 0.25  # of the pairs
 SPARE = 3  # one in so many pairs is measured again at most: a quarter of all then
@@ -30,6 +31,12 @@ def throttled_pairs(
     return tuple(
         any(_throttled(one.telemetry) for one in together) for together in zip(*alone, strict=False)
     )
+
+
+def flags_of(rule: Rule, runs: BenchRuns) -> tuple[bool, ...]:
+    """Of each of a rule's figures, whether it is to be left out."""
+    models: tuple[Which, ...] = ("candidate",) if rule.kind == "absolute" else BOTH
+    return throttled_pairs(rule.metric, runs, models)
 
 
 def too_many(flags: Sequence[bool]) -> bool:
