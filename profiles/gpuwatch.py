@@ -52,6 +52,7 @@ class Watch:
         self._lines: List[str] = []
         self._first = 0
         self._tool: Any = None
+        self._reader = threading.Thread()
         which = bus_id(int(device.split(":")[1]))
         for reasons in REASONS:
             if self._begin(which, reasons):
@@ -72,7 +73,8 @@ class Watch:
             return True
         # A pipe and not a file: when this process is killed, the tool's next line ends the tool.
         reading = (self._tool.stdout, self._lines, told)
-        threading.Thread(target=_read, args=reading, daemon=True).start()
+        self._reader = threading.Thread(target=_read, args=reading, daemon=True)
+        self._reader.start()
         in_time = told.wait(START_S)
         if self._lines and "," in self._lines[0]:
             return True
@@ -95,15 +97,17 @@ class Watch:
             self._tool.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs
                 self._tool.wait(START_S)
+            self._reader.join(START_S)
             self._tool = None
 
 
 def _read(pipe: Any, lines: List[str], told: threading.Event) -> None:
     """Keep the lines as they come, until there are no more."""
-    while len(lines) < MOST:
-        line = pipe.readline(WIDEST)
-        if not line:
-            break
-        lines.append(line.decode("ascii", "replace").strip())
-        told.set()
+    with pipe:
+        while len(lines) < MOST:
+            line = pipe.readline(WIDEST)
+            if not line:
+                break
+            lines.append(line.decode("ascii", "replace").strip())
+            told.set()
     told.set()
