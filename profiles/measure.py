@@ -27,7 +27,8 @@ from mpo.profiles.modeljobs import (
     measure_turns,
     model_job,
 )
-from mpo.records import Ratio, SessionOptions
+from mpo.profiles.telemetry import read_telemetry
+from mpo.records import GpuTelemetry, Ratio, SessionOptions
 from mpo.records.bench import MemoryMethod
 from mpo.timing import Stopwatch
 
@@ -50,6 +51,8 @@ class Solo:
         load_ms, first_ms: median time to load, and of the first call.
         memory_method: "vmhwm", or "rss-sampled" where the system tells no peak.
         device_ms: median over processes of the GPU's own median; None where nothing tells it.
+        telemetry: what the GPU told while the models of all processes were timed; None without one
+            that tells.
         p50_range, p90_range, peak_range: the lowest and the highest of the processes.
         steady: False when some process did not settle within its warm-up.
         processes: how many.
@@ -69,6 +72,7 @@ class Solo:
     peak_range: tuple[int, int]
     device_ms: float | None = None
     memory_method: MemoryMethod = "vmhwm"
+    telemetry: GpuTelemetry | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,7 @@ def _solo(runs: list[dict[str, Any]], floors: tuple[float, float]) -> Solo:
         peak_range=(min(peaks), max(peaks)),
         memory_method=_method(runs),
         device_ms=statistics.median(own) if (own := _device_times(runs)) else None,
+        telemetry=read_telemetry(_lines(runs)),
     )
 
 
@@ -194,6 +199,12 @@ def _device_times(runs: list[dict[str, Any]]) -> list[float]:
     """Each process's median of the device's own times, when there are any."""
     times = [run.get("device_ms") for run in runs]
     return [statistics.median(own) for own in times if are_times(own)]
+
+
+def _lines(runs: list[dict[str, Any]]) -> list[Any]:
+    """The GPU's samples of all processes, as they were sent."""
+    told = [run.get("telemetry") for run in runs]
+    return [line for own in told if isinstance(own, list) for line in own]
 
 
 def _times(run: dict[str, Any]) -> list[float]:

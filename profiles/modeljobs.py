@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from mpo import registry
 from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.profiles.jobs import Job, Target, thread_counts
-from mpo.records import SessionOptions
+from mpo.profiles.telemetry import WATCH, read_telemetry
+from mpo.records import GpuTelemetry, SessionOptions
 
 Inputs = Path | Mapping[str, NDArray[Any]]
 ONNX = "onnx"
@@ -59,6 +60,8 @@ def model_job(
             files[f"model{place}/{name}"] = path.parent / name
         files[names["inputs"][-1]] = _saved(given, folder / f"inputs{place}.npz")
     request = {**names, "session": session.model_dump(mode="json"), "cap": 3.0}
+    if session.device != "cpu":
+        files[WATCH.name], request["watch"] = WATCH, WATCH.name
     if session.runner != ONNX:
         files["adapter.py"], request["adapter"] = adapter_of(session.runner), "adapter.py"
     return Job(
@@ -159,14 +162,24 @@ def measure_turns(
     Returns:
         One figure a model, in the job's own order.
     """
+    return watched_turns(target, job, order, seconds, rounds, seed=seed)[0]
+
+
+def watched_turns(
+    target: Target, job: Job, order: Sequence[int], seconds: float, rounds: int, *, seed: int
+) -> tuple[list[float], GpuTelemetry | None]:
+    """What `measure_turns` measures, and what the GPU told meanwhile; None without one that
+    tells."""
     keys = [key for key in ("models", "inputs", "sessions") if key in job.request]
     swapped: dict[str, Any] = {key: [job.request[key][place] for place in order] for key in keys}
     swapped["cpu_time"] = alone(job.request["session"])
     asked = asking(job, job="turns", seconds=seconds, floor=rounds, seed=seed, **swapped)
-    times = target.run(asked)["p10_ms"]
+    answer = target.run(asked)
+    times = answer["p10_ms"]
     if not are_times(times) or len(times) != len(order):
         raise MpoError(f"The process that {job.what} gave times that are none: {times}.")
-    return [time for _, time in sorted(zip(order, times, strict=True))]
+    in_order = [time for _, time in sorted(zip(order, times, strict=True))]
+    return in_order, read_telemetry(answer.get("telemetry"))
 
 
 def are_times(values: Any) -> TypeGuard[list[float]]:

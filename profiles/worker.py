@@ -13,6 +13,9 @@ which is all the time there is on one thread of a CPU.
 With "adapter", the name of a job's file, that script opens the models in the place of onnxruntime:
 it has `open_model(path, session)`, whose result has `run(None, feeds)`, back when the outputs are
 there; with an attribute `device_ms`, the device's own time of the last call, that is told too.
+
+With "watch", the name of a job's file, that script samples the GPU while models are timed (see
+gpuwatch.py): the answer's "telemetry" has its lines.
 """
 
 from __future__ import annotations
@@ -126,7 +129,7 @@ def open_with(asked: dict[str, Any], name: str, request: dict[str, Any]) -> Any:
 
 
 def adapter(path: str) -> Any:
-    """The script that opens models of another runtime, as a module."""
+    """A script that came with the job, as a module."""
     spec: Any = importlib.util.spec_from_file_location("adapter", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -177,6 +180,13 @@ def warm_up(session: onnxruntime.InferenceSession, feeds: dict[str, Any], cap: f
             return steady
 
 
+def watching(request: dict[str, Any]) -> Any:
+    """What samples the GPU from now on; None when nobody asks."""
+    if "watch" not in request:
+        return None
+    return adapter(request["files"][request["watch"]]).Watch(request["session"]["device"])
+
+
 def solo(request: dict[str, Any]) -> dict[str, Any]:
     """Load and first-call time, steady single-call times, peak memory after load and at the end.
 
@@ -192,10 +202,13 @@ def solo(request: dict[str, Any]) -> dict[str, Any]:
     load_ms = (time.perf_counter_ns() - start) / 1e6
     load_peak = memory.peak()
     first_ms = timed(session, feeds, 1) / 1e6
-    taken, steady = 0, True
+    taken, steady, watch = 0, True, None
     if request["seconds"] > 0:
         memory.rest()
+        watch = watching(request)
         steady = warm_up(session, feeds, request["cap"])
+    if watch:
+        watch.start()
     begin = time.perf_counter_ns()
     while taken < MOST and (
         taken < request["floor"] or time.perf_counter_ns() - begin < request["seconds"] * 1e9
@@ -213,6 +226,7 @@ def solo(request: dict[str, Any]) -> dict[str, Any]:
         "load_peak": load_peak,
         "peak": peak,
         "memory_method": memory.method,
+        **({"telemetry": watch.stop()} if watch else {}),
     }
 
 
@@ -223,6 +237,7 @@ def turns(request: dict[str, Any]) -> dict[str, Any]:
     sessions = [open_with(o, n, request) for o, n in zip(options, request["models"])]
     feeds = [load_inputs(name, request) for name in request["inputs"]]
     rough = [min(timed(s, f, 1) for _ in range(5)) for s, f in zip(sessions, feeds)]
+    watch = watching(request)
     warm = time.perf_counter_ns()
     while time.perf_counter_ns() - warm < WARMUP_NS:
         for session, feed in zip(sessions, feeds):
@@ -233,13 +248,17 @@ def turns(request: dict[str, Any]) -> dict[str, Any]:
     clock = time.thread_time_ns if request.get("cpu_time") else time.perf_counter_ns
     shuffle, order = random.Random(request["seed"]), list(range(len(sessions)))
     samples: list[list[float]] = [[] for _ in sessions]
+    if watch:
+        watch.start()
     for turn in range(rounds):
         if turn % 2 == 0:
             shuffle.shuffle(order)
         for which in order if turn % 2 == 0 else order[::-1]:
             mean = timed(sessions[which], feeds[which], calls[which], clock)
             samples[which].append(mean / 1e6)
-    return {"p10_ms": [float(np.quantile(times, 0.1)) for times in samples], "rounds": rounds}
+    told = {"telemetry": watch.stop()} if watch else {}
+    p10_ms = [float(np.quantile(times, 0.1)) for times in samples]
+    return {"p10_ms": p10_ms, "rounds": rounds, **told}
 
 
 def main() -> None:

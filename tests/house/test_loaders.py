@@ -40,6 +40,7 @@ ALLOWED = {
     ("exporters/trtrunner.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("exporters/trtworker.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("src/mpo/bundle/mpo_edge.py", "ctypes.CDLL"): "the system's CUDA and C libraries",
+    ("profiles/gpuwatch.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("profiles/worker.py", "spec.loader.exec_module"): "mpo's own adapter, sent with its sha256",
     # weights
     ("optimizer/artifact.py", "safe_open"): "safetensors: data",
@@ -80,6 +81,7 @@ ALLOWED = {
     # programs: always a list of words, never a shell's line
     ("exporters/child.py", "subprocess.Popen"): "bounded children",
     ("profiles/local.py", "subprocess.Popen"): "measuring processes",
+    ("profiles/gpuwatch.py", "subprocess.Popen"): "nvidia-smi, to sample the GPU's state",
     ("profiles/worker.py", "subprocess.run"): "ps, for memory where there is no /proc",
     ("profiles/pipes.py", "subprocess.Popen"): "ssh, its address checked",
     ("profiles/bootstrap.py", "subprocess.Popen"): "measuring processes on the device",

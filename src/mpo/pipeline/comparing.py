@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mpo.errors import BaselineError, MpoError, UsageError
 from mpo.gate import (
@@ -20,6 +21,7 @@ from mpo.gate import (
     minimum_detectable,
     sequential,
 )
+from mpo.pipeline.throttling import flags_of, throttled_pairs, too_many, unthrottled
 from mpo.records import BenchComparison, BenchRuns, BenchVerdict, Quality, Record, Which
 from mpo.records.bench import Pairing
 from mpo.rules import MEASURES, Rule
@@ -75,7 +77,8 @@ def judge_noisy(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) 
     used = series[: found.pairs]
     absolute = rule.kind == "absolute"
     scale = rule.limit if absolute else 1.0
-    interval = Interval(*(scale * bound for bound in _bounds(found.interval)))
+    bounds = (found.interval.estimate, found.interval.low, found.interval.high)
+    interval = Interval(*(scale * bound for bound in bounds))
     spread = statistics.stdev(used)
     mde = minimum_detectable(
         spread, found.pairs, 1.0 if absolute else rule.limit, rules=max(1, shared)
@@ -94,7 +97,7 @@ def judge_noisy(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) 
         mde=_in_unit(rule, mde * scale),
         pairing=_pairing(rule, runs),
         verdict=WORDS[found.verdict],
-        reason=_why_open(found) if found.verdict == "INCONCLUSIVE" else "",
+        reason=_why_open(rule, runs, found) if found.verdict == "INCONCLUSIVE" else "",
     )
 
 
@@ -216,13 +219,16 @@ def figures(metric: str, which: Which, runs: BenchRuns) -> list[float]:
 
 
 def ratio_logs(metric: str, runs: BenchRuns) -> list[float]:
-    """ln(candidate / baseline), one per process in turn, or one per pair of processes."""
+    """ln(candidate / baseline), one per process in turn, or one per pair of processes; without
+    those of a throttled GPU."""
+    flags = throttled_pairs(metric, runs)
     if metric == "latency" and runs.pairs_ms:
-        return [math.log(new / old) for old, new in runs.pairs_ms]
+        return unthrottled([math.log(new / old) for old, new in runs.pairs_ms], flags)
     new, old = figures(metric, "candidate", runs), figures(metric, "baseline", runs)
     if metric in MEMORY_FIELDS:
         new, old = _resolved(new), _resolved(old)
-    return [math.log(first / second) for first, second in zip(new, old, strict=True)]
+    logs = [math.log(first / second) for first, second in zip(new, old, strict=True)]
+    return unthrottled(logs, flags)
 
 
 def _resolved(values: Sequence[float]) -> list[float]:
@@ -250,13 +256,15 @@ def _series(rule: Rule, runs: BenchRuns) -> list[float]:
     """What the gate takes: logarithms of ratios to the baseline, or to the limit itself."""
     if rule.kind == "absolute":
         values = figures(rule.metric, "candidate", runs)
-        return [math.log(max(value, 1e-9) / rule.limit) for value in values]
+        logs = [math.log(max(value, 1e-9) / rule.limit) for value in values]
+        return unthrottled(logs, flags_of(rule, runs))
     return ratio_logs(rule.metric, runs)
 
 
 def _decision(rule: Rule, runs: BenchRuns, looks: Sequence[int], shared: int) -> Decision:
     limit = 1.0 if rule.kind == "absolute" else rule.limit
-    return sequential(_series(rule, runs), limit, looks=looks or LOOKS, rules=max(1, shared))
+    found = sequential(_series(rule, runs), limit, looks=looks or LOOKS, rules=max(1, shared))
+    return replace(found, verdict="INCONCLUSIVE") if too_many(flags_of(rule, runs)) else found
 
 
 def _pairing(rule: Rule, runs: BenchRuns) -> Pairing:
@@ -265,12 +273,10 @@ def _pairing(rule: Rule, runs: BenchRuns) -> Pairing:
     return "in-process" if rule.metric == "latency" and runs.pairs_ms else "process"
 
 
-def _why_open(found: Decision) -> str:
+def _why_open(rule: Rule, runs: BenchRuns, found: Decision) -> str:
+    if too_many(flags := flags_of(rule, runs)):
+        return f"The GPU was throttled during {sum(flags)} of {len(flags)}, more than a quarter."
     return f"{found.pairs} pairs do not decide: the limit lies between the bounds."
-
-
-def _bounds(interval: Interval) -> tuple[float, float, float]:
-    return interval.estimate, interval.low, interval.high
 
 
 def _in_unit(rule: Rule, value: float) -> float | None:

@@ -16,6 +16,7 @@ from mpo.pipeline.comparing import (
     ratio_logs,
     sharing,
 )
+from mpo.pipeline.throttling import throttle_doubts
 from mpo.records import (
     BenchComparison,
     BenchRuns,
@@ -114,6 +115,7 @@ def doubts(found: Found, comparisons: Sequence[BenchComparison]) -> Iterator[Dev
                 "within their warm-up.",
                 remedy="Stop what else runs there; read absolute latencies with care.",
             )
+        yield from throttle_doubts(runs)
         yield from _contradiction(runs)
     for one in comparisons:
         if one.verdict == "inconclusive" and one.unit == "%" and one.limit and one.sd_log:

@@ -11,10 +11,18 @@ from pathlib import Path
 from mpo.gate import LOOKS, percentile
 from mpo.pipeline.benchinputs import Feeds
 from mpo.pipeline.comparing import LATENCY_FIELDS, MEMORY_FIELDS, undecided
+from mpo.pipeline.throttling import SPARE, throttled_pairs
 from mpo.profiles.jobs import Target
 from mpo.profiles.measure import Solo, measure_solo
-from mpo.profiles.modeljobs import measure_turns, model_job
-from mpo.records import BenchMemory, BenchProcess, BenchRuns, SessionOptions, Which
+from mpo.profiles.modeljobs import model_job, watched_turns
+from mpo.records import (
+    BenchMemory,
+    BenchProcess,
+    BenchRuns,
+    GpuTelemetry,
+    SessionOptions,
+    Which,
+)
 from mpo.rules import Rule
 from mpo.timing import Stages
 
@@ -88,6 +96,7 @@ class Measuring:
     _alone: dict[Which, list[Solo]] = field(default_factory=dict)
     _lean: dict[Which, list[Solo]] = field(default_factory=dict)
     _pairs: list[tuple[float, float]] = field(default_factory=list)
+    _watched: list[GpuTelemetry | None] = field(default_factory=list)
 
     def run(self) -> BenchRuns:
         """Measure.
@@ -98,12 +107,12 @@ class Measuring:
         """
         with self.stages.timed("memory"):
             rules = [rule for rule in self.rules if rule.metric in MEMORY_FIELDS]
-            self._until("memory", self._one_lean, rules, LEAN_PROCESSES)
+            self._until("memory", self._one_lean, rules, LEAN_PROCESSES, "memory")
         turns = self.baseline is not None and self._fit_together()
         with self.stages.timed("alone"):
             alone = {*LATENCY_FIELDS} - ({"latency"} if turns else set())
             rules = [rule for rule in self.rules if rule.metric in alone]
-            self._until("alone", self._one_alone, rules, self.effort.processes)
+            self._until("alone", self._one_alone, rules, self.effort.processes, "latency.p50")
         if self.baseline is not None and turns:
             with self.stages.timed("in turn"):
                 self._turns(self.baseline)
@@ -118,20 +127,27 @@ class Measuring:
             memory={which: tuple(map(_memory, solos)) for which, solos in self._lean.items()},
             samples_ms={which: _thinned(solos) for which, solos in self._alone.items()},
             pairs_ms=tuple(self._pairs),
+            pairs_telemetry=tuple(self._watched) if any(self._watched) else (),
         )
 
     def _until(
-        self, what: str, measure: Callable[[int], None], rules: Sequence[Rule], least: int
+        self,
+        what: str,
+        measure: Callable[[int], None],
+        rules: Sequence[Rule],
+        least: int,
+        metric: str,
     ) -> None:
         """Call `measure` `least` times; then, with rules that the gate can decide so far, on from
-        look to look until they are decided."""
+        look to look until they are decided. What was throttled, as `metric` takes it, is measured
+        again, up to a limit."""
         if self.baseline is None:
             rules = [rule for rule in rules if not rule.needs_baseline]
         done = 0
         for goal in (least, *(self.effort.looks if rules else ())):
             if goal > least and not undecided(rules, self.runs, self.effort.looks, self.shared):
                 break
-            while done < goal:
+            while done < goal + min(sum(throttled_pairs(metric, self.runs)), goal // SPARE):
                 self.progress(f"{self.target.name}: {what}", done, goal)
                 measure(done)
                 done += 1
@@ -178,11 +194,12 @@ class Measuring:
                 # The model that is loaded first runs a little slower, so they take turns in that.
                 order = [0, 1] if done % 2 == 0 else [1, 0]
                 seconds = self.effort.seconds
-                times = measure_turns(self.target, job, order, seconds, rounds, seed=done)
+                times, gpu = watched_turns(self.target, job, order, seconds, rounds, seed=done)
                 self._pairs.append((times[0], times[1]))
+                self._watched.append(gpu)
 
             rules = [rule for rule in self.rules if rule.metric == "latency"]
-            self._until("in turn", one, rules, self.effort.looks[0])
+            self._until("in turn", one, rules, self.effort.looks[0], "latency")
 
     def _fit_together(self) -> bool:
         peaks = sum(max(one.peak_memory_bytes for one in solos) for solos in self._lean.values())
@@ -199,6 +216,7 @@ def _process(solo: Solo) -> BenchProcess:
         p90_ms=solo.p90_ms,
         samples=len(solo.samples_ms),
         steady=solo.steady,
+        telemetry=solo.telemetry,
     )
 
 

@@ -96,6 +96,7 @@ from mpo.records.profiles import (
 )
 from mpo.records.reports import Report, TargetReport
 from mpo.records.sessions import SessionChoice, SessionTrial
+from mpo.records.telemetry import GpuTelemetry
 
 __all__ = [
     "Advisory",
@@ -156,6 +157,7 @@ __all__ = [
     "Front",
     "FrontPoint",
     "Gpu",
+    "GpuTelemetry",
     "Harm",
     "HistoryEntry",
     "How",

@@ -10,6 +10,7 @@ from mpo.records.base import Document, Record
 from mpo.records.devices import Device, SessionOptions
 from mpo.records.figures import Quality
 from mpo.records.profiles import DeviceWarning
+from mpo.records.telemetry import GpuTelemetry
 
 Which = Literal["candidate", "baseline"]
 Pairing = Literal["in-process", "process", "stored", "exact", "absolute"]
@@ -88,7 +89,7 @@ class BenchProtocol(Record):
 
 class BenchProcess(Record):
     """One model alone: what a fresh process measured of its latency; `device_p50_ms` is the GPU's
-    own time, where an engine tells it."""
+    own time, where an engine tells it; `telemetry` its state meanwhile, where nvidia-smi tells."""
 
     load_ms: float
     first_ms: float
@@ -98,6 +99,7 @@ class BenchProcess(Record):
     p90_ms: float
     samples: int
     steady: bool
+    telemetry: GpuTelemetry | None = None
 
 
 class BenchMemory(Record):
@@ -118,6 +120,7 @@ class BenchRuns(Record):
         samples_ms: single calls of all processes alone together, thinned evenly.
         pairs_ms: (baseline, candidate) p10 of each process that ran both in turn; only their ratio
             means something.
+        pairs_telemetry: the GPU during each of them; empty where nothing tells.
     """
 
     target: str
@@ -125,6 +128,7 @@ class BenchRuns(Record):
     memory: dict[Which, tuple[BenchMemory, ...]]
     samples_ms: dict[Which, tuple[float, ...]]
     pairs_ms: tuple[tuple[float, float], ...] = ()
+    pairs_telemetry: tuple[GpuTelemetry | None, ...] = ()
 
 
 class BenchMetric(Record):

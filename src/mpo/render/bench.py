@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mpo.records import Bench, BenchComparison, BenchMetric
+from mpo.records import Bench, BenchComparison, BenchMetric, BenchRuns
 from mpo.render.markdown import code, escape
 from mpo.render.names import clean, shorten
 from mpo.render.text import signed
@@ -142,7 +142,24 @@ def lines(bench: Bench, target: str) -> tuple[Line, ...]:
                 change_text(beside) if beside else "",
             )
         )
-    return tuple(rows)
+    runs = next((one for one in bench.runs if one.target == target), None)
+    return (*rows, *(gpu_lines(runs) if runs else ()))
+
+
+def gpu_lines(runs: BenchRuns) -> Iterator[Line]:
+    """The GPU's state while the models took turns, and how many pairs were throttled."""
+    told = [one for one in runs.pairs_telemetry if one is not None]
+    if not told:
+        return
+    clocks = [one.sm_clock_mhz for one in told if one.sm_clock_mhz is not None]
+    if clocks:
+        low, high = min(low for low, _ in clocks), max(high for _, high in clocks)
+        yield Line("SM clock", "", f"{low:.0f} to {high:.0f} MHz", "")
+    hottest = max((one.temperature_c or 0.0 for one in told), default=0.0)
+    if hottest:
+        yield Line("GPU at most", "", f"{hottest:.0f} °C", "")
+    throttled = sum(one.throttled for one in told)
+    yield Line("Throttled pairs", "", f"{throttled} of {len(told)}", "")
 
 
 def _comparisons(bench: Bench, metric: str, target: str) -> Iterator[BenchComparison]:
