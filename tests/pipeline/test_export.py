@@ -25,6 +25,7 @@ from mpo.optimizer.loading import load_subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.dynamic import parse_dynamic
 from mpo.pipeline.exportformats import in_range
+from mpo.pipeline.rebuilt import plan_digest
 from mpo.records import Export, ExportAxis, Plan, Report
 from mpo.render.export import export_table
 from mpo.schemas import load as schema
@@ -148,6 +149,24 @@ def test_a_runs_pruned_model_is_exported_in_int8_and_a_missing_engine_costs_noth
     assert not engine.ok
     assert "DynamicQuantizeLinear" in engine.reason
     assert {file.path for file in found.artifacts} == {"model.onnx"}
+
+
+def test_a_run_that_only_changed_the_precision_names_its_plan_in_the_file(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("export", "*.safetensors"))
+    save_model(load_subject(str(PAIR)).build(), folder / "model.safetensors")
+    plan = Plan(
+        method="mpruner", subject=str(PAIR), seed=0, removed=(), harm=0.0, precision="int8-dynamic"
+    )
+    (folder / "plan.json").write_text(plan.model_dump_json())
+    found = mpo.export(folder)
+    notes = {
+        one.key: one.value for one in onnx.load(folder / "export" / "model.onnx").metadata_props
+    }
+    assert found.trunk.precision == "int8-dynamic"
+    assert notes["mpo.plan_sha256"] == found.plan_sha256 == plan_digest(plan)
 
 
 def test_a_run_that_did_not_finish_is_no_model(run: Path, tmp_path: Path) -> None:
@@ -340,6 +359,7 @@ def test_an_onnx_file_in_int8_is_compared_with_the_given_one_and_a_copy_is_no_pr
     assert made.ran
     assert made.parity is not None
     assert made.parity.max_rel > 0
+    assert found.trunk.nodes == len(onnx.load(tmp_path / "int8" / "model.onnx").graph.node) > 1
     console = Console(width=200)
     with console.capture() as text:
         console.print(export_table(found, tmp_path))

@@ -79,34 +79,44 @@ def export_file(
         with stages.timed("formats"):
             others = make_formats(job, [one for one in formats if one != ONNX], progress)
         copied = [_copied(source, folder, stem, precision)] if ONNX in formats else []
-        if precision != "fp32":
+        if conversion:
             copied = [_compared(one, source, path, feeds) for one in copied]
-    noise = not any(text.endswith(".npz") for text in inputs)
+        trunk = _trunk(model, source, free, precision, conversion)
     results = tuple(sorted((*others, *copied), key=lambda one: formats.index(one.format)))
+    given = any(text.endswith(".npz") for text in inputs)
+    record = _record(path, trunk, results, stages.seconds)
+    noise = not given and any(one.ran for one in results)
+    return record.model_copy(update={"warnings": (RANDOM,)}) if noise else record
+
+
+def _record(
+    path: Path, trunk: Trunk, results: tuple[Exported, ...], seconds: dict[str, float]
+) -> Export:
     return Export(
         tool={"name": "mpo", "version": __version__},
         subject=str(path),
         kind="onnx",
-        trunk=_trunk(model, free, precision, conversion),
+        trunk=trunk,
         formats=results,
         artifacts=tuple(file for one in results for file in one.files),
         status="complete" if all(one.ok for one in results) else "partial",
-        seconds=stages.seconds,
-        warnings=(RANDOM,) if noise and any(one.ran for one in results) else (),
+        seconds=seconds,
     )
 
 
 def _trunk(
     model: ModelProto,
+    source: Path,
     free: tuple[ExportAxis, ...],
     precision: Precision,
     conversion: Conversion | None,
 ) -> Trunk:
     nodes = count_nodes(model.graph)
+    held = count_nodes(read_model(source).graph) if conversion else nodes
     return Trunk(
         tracer="given",
         opset={one.domain: one.version for one in model.opset_import}.get("", 0),
-        nodes=nodes,
+        nodes=held,
         raw_nodes=nodes,
         simplified=False,
         simplify_reason="the file was given",

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import nn
 
@@ -24,7 +23,7 @@ from mpo.optimizer.batches import primary, take
 from mpo.optimizer.quality import drop, evaluate, predictor
 from mpo.pipeline.context import Context
 from mpo.pipeline.dynamic import AskedAxis, export_axes, seen_sizes, wanted_axes
-from mpo.pipeline.graphs import count_nodes
+from mpo.pipeline.graphs import count_nodes, read_model
 from mpo.pipeline.inputs import Call, call_of, example, parity_calls
 from mpo.pipeline.precision import convert
 from mpo.pipeline.shipping import file_predictor, file_quality, floor_of, require_data
@@ -184,7 +183,7 @@ def fixed_size(path: Path) -> int:
 
 def nodes_of(path: Path) -> int:
     """Operators in a file."""
-    return count_nodes(onnx.load(str(path), load_external_data=False).graph)
+    return count_nodes(read_model(path).graph)
 
 
 def make_trunk(
