@@ -18,10 +18,12 @@ from mpo.pipeline.contract import make_contract
 from mpo.pipeline.contractscene import Asked, calibrate
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.saved import read, save
+from mpo.recipe import nearest
 from mpo.records import Contract, Precision, Recovery
 from mpo.records.contracts import Judged
 from mpo.units import parse_share
 
+KEYS = ("eps", *STRATA, "mass", "tau", "confidence", "claims", "tolerance", "split_at")
 FILE, WITNESSES = "contract.json", "witnesses.npz"
 Guard = Callable[[nn.Module], Judged | None]
 
@@ -49,8 +51,13 @@ def parse_contract(text: str) -> Terms:
             values[key] = parse_share(value)
         elif key in ("tau", "confidence", "split_at"):
             values[key] = _number(key, value)
-        else:
+        elif key == "tolerance":
             values[key] = value
+        else:
+            raise UsageError(
+                f"A contract has no {key!r}.{nearest(key, KEYS)}",
+                hint=f"Known: {', '.join(KEYS)}.",
+            )
     return make_terms(eps=eps, **values)
 
 
