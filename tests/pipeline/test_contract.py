@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.cli import cli
-from mpo.errors import RefusedError, UsageError
+from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.exporters.onnx import export_onnx
 from mpo.optimizer.loading import load_model
 from mpo.optimizer.subject import Subject
@@ -371,3 +371,9 @@ def test_a_guard_without_an_input_that_can_be_changed_leaves_the_search_out() ->
     assert (record.mining, record.witnesses) == (None, ())
     with pytest.raises(UsageError, match="No floating or token input"):
         make_contract(replace(asked, mine=True), lambda *_: None)
+
+
+def test_an_original_that_is_not_finite_on_validation_sets_no_region() -> None:
+    wrong = [*points(2)[:4], torch.full((128, 2), torch.nan)]
+    with pytest.raises(MpoError, match="validation"):
+        mpo.contract(subject(validation=wrong), Linear())
