@@ -144,9 +144,16 @@ def domain_of(batches: Iterable[Batch]) -> Domain | None:
             continue
         low, high = _ends(inputs[place])
         if domain is not None:
+            if low.shape != domain.low.shape:
+                low, high, domain = low.min(), high.max(), _plain(domain)
             low, high = torch.minimum(low, domain.low), torch.maximum(high, domain.high)
         domain = Domain(place, low, high)
     return domain
+
+
+def _plain(domain: Domain) -> Domain:
+    """One range for all values: axis 1 is no channel where its length differs (sequences)."""
+    return Domain(domain.place, domain.low.min(), domain.high.max())
 
 
 def _token_place(batch: Batch, inputs: Sequence[Tensor]) -> int | None:

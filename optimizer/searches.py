@@ -82,9 +82,17 @@ def _step(
         bent = values.detach().clone().requires_grad_(True)
         ours, theirs = pair.logits(with_leaf(batch, place, bent))
         goal = _goal(pair, ours, theirs, held).sum()
-        (slope,) = torch.autograd.grad(goal, bent)
+        slope = _slope(goal, bent)
     apart = ours.argmax(-1) != theirs.argmax(-1)
     return (values + size * slope.sign()).detach(), (values.detach(), apart)
+
+
+def _slope(goal: Tensor, values: Tensor) -> Tensor:
+    """The gradient; 0 where a model gives none (it shuts gradients off, or rounds)."""
+    if not goal.requires_grad:
+        return torch.zeros_like(values)
+    (slope,) = torch.autograd.grad(goal, values, materialize_grads=True)
+    return slope
 
 
 def _goal(pair: Pair, ours: Tensor, theirs: Tensor, held: int) -> Tensor:

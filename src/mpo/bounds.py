@@ -6,10 +6,12 @@ any sample size and any probability: no normal approximation is made anywhere he
 
 Every bound is one-sided. A claim is *kept* when the upper bound is at most eps, *broken* when the
 lower bound is above eps, *undecided* otherwise; each of the two errors has probability alpha at
-most. With alpha shared out over m claims (Bonferroni) all bounds hold together with confidence
-1 - delta, whatever the claims have in common. Looking again at grown data is a new chance to be
-wrong: planned looks share alpha evenly, and an open-ended series spends delta / (j (j + 1)) at look
-j, which sums to delta however often one looks.
+most. A claim that is true can only be called broken, a false one only kept, so with alpha shared
+out over m claims (Bonferroni) no verdict is wrong with confidence 1 - delta, whatever the claims
+have in common; so do all upper bounds hold together, and all lower ones. Upper and lower ones at
+once, as two-sided intervals, hold with 1 - 2 delta. Looking again at grown data is a new chance to
+be wrong: planned looks share alpha evenly, and an open-ended series spends delta / (j (j + 1)) at
+look j, which sums to delta however often one looks.
 """
 
 from __future__ import annotations

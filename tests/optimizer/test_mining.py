@@ -147,3 +147,26 @@ def test_the_domain_is_what_the_data_showed_of_each_channel() -> None:
     assert domain.low[0].tolist() == torch.tensor([0.1, 0, 0]).tolist()
     assert domain.high[0].tolist() == torch.tensor([0.9, 0, 0]).tolist()
     assert domain_of([Batch((torch.ones(2, 3, dtype=torch.bool),), {})]) is None
+
+
+def test_sequences_of_several_lengths_have_one_range() -> None:
+    short, long = torch.zeros(2, 3, 4), torch.ones(2, 5, 4)
+    found = domain_of([Batch((x,), {}) for x in (short, long, short - 1)])
+    assert found is not None
+    assert (float(found.low), float(found.high)) == (-1.0, 1.0)
+    assert found.clip(3 * long).shape == long.shape
+
+
+class Shut(Side):
+    """A model that shuts gradients off."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def test_models_that_shut_gradients_off_are_searched_without() -> None:
+    shut = Shut(0.0), Shut(0.1)
+    pair = Pair(*(lambda batch, model=model: forward(model, batch) for model in shut), True, True)
+    domain = Domain(0, torch.tensor(-1.0), torch.tensor(1.0))
+    assert ascend(pair, Batch((torch.full((2, 2), -0.5),), {}), [0, 1], domain, 0.01, 0) == []

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.cli import cli
-from mpo.errors import RefusedError, UsageError
+from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.exporters.onnx import export_onnx
 from mpo.optimizer.loading import load_model
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.claims import make_terms
+from mpo.pipeline.contract import make_contract
+from mpo.pipeline.contractscene import Asked
 from mpo.records import Contract
 from mpo.render.contract import terminal
 from mpo.render.contracttext import sentence
@@ -349,3 +351,29 @@ def test_a_bundle_is_judged_by_the_model_in_it_and_a_damaged_one_is_refused(tmp_
     bundle.write_bytes(bytes(raw))
     with pytest.raises(RefusedError):
         mpo.contract(subject(original), bundle)
+
+
+class Flags(nn.Module):
+    """Two classes by the first two of many flags."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :2].float()
+
+
+def flags(seed: int) -> list[Tensor]:
+    return [torch.randn(128, 40, generator=torch.Generator().manual_seed(seed)) > 0]
+
+
+def test_a_guard_without_an_input_that_can_be_changed_leaves_the_search_out() -> None:
+    whole = subject(Flags(), train=flags(1), validation=flags(2), test=flags(3))
+    asked = Asked(original=whole, candidate=Flags(), data=whole, mine=None)
+    record = make_contract(asked, lambda *_: None)
+    assert (record.mining, record.witnesses) == (None, ())
+    with pytest.raises(UsageError, match="No floating or token input"):
+        make_contract(replace(asked, mine=True), lambda *_: None)
+
+
+def test_an_original_that_is_not_finite_on_validation_sets_no_region() -> None:
+    wrong = [*points(2)[:4], torch.full((128, 2), torch.nan)]
+    with pytest.raises(MpoError, match="validation"):
+        mpo.contract(subject(validation=wrong), Linear())

@@ -26,7 +26,10 @@ def test_terms_are_read_from_one_text() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["eps", "shore=5%", "mass=all", "eps=100%", "confidence=sure", "confidence=2", "claims=shore"],
+    [
+        *("eps", "shore=5%", "mass=all", "eps=100%", "confidence=sure", "confidence=2"),
+        *("claims=shore", "looks=3", "look=2", "strata=overall", "tau=nan", "split_at=inf"),
+    ],
 )
 def test_terms_that_say_nothing_are_refused(text: str) -> None:
     with pytest.raises(UsageError):

@@ -37,7 +37,7 @@ def term_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=float,
             default=0.95,
             show_default=True,
-            help="That all bounds hold together.",
+            help="That no verdict is wrong.",
         ),
         click.option(
             "--claims",
@@ -99,8 +99,9 @@ def contract(
 ) -> NoReturn:
     """Does CANDIDATE decide as ORIGINAL does? A bound, or witnesses.
 
-    Both are a subject, a run folder (its pruned model), an ONNX file; CANDIDATE may also be weights
-    for ORIGINAL's factory. Exit codes: 0 kept (or undecided), 4 broken, 5 undecided with --strict.
+    Both are a subject, a run folder (its pruned model), an ONNX file, a bundle; CANDIDATE may also
+    be weights for ORIGINAL's factory. Exit codes: 0 kept (or undecided), 4 broken, 5 undecided with
+    --strict.
     """
 
     def work() -> int:

@@ -3,6 +3,7 @@ in, records out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
@@ -42,7 +43,7 @@ class Terms:
     Attributes:
         eps: the largest share of differing decisions, by stratum.
         strata: what is claimed.
-        confidence: that all bounds hold together.
+        confidence: that no claim's verdict is wrong.
         tau: the margin that bounds the region; None for the quantile at `mass`.
         mass: the share of inputs that the region is to hold.
         looks: how often a verdict is sought while samples come in.
@@ -71,7 +72,7 @@ def make_terms(**values: Any) -> Terms:
     """Terms from plain values: `eps` may be a share, a text, or several texts.
 
     Raises:
-        UsageError: an unknown key or claim, an eps or a confidence out of range.
+        UsageError: an unknown key or claim, an eps, a confidence or a margin out of range.
     """
     eps = values.pop("eps", ())
     texts = (
@@ -92,6 +93,9 @@ def make_terms(**values: Any) -> Terms:
             hint=f"Known: {', '.join(STRATA)}.",
         )
     terms.alpha(1)
+    for name, value in (("tau", terms.tau), ("split_at", terms.split_at)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"A {name} of {value:g} is none.", hint="Give a finite number.")
     return terms
 
 

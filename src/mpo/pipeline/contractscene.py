@@ -15,7 +15,7 @@ from mpo.errors import UsageError
 from mpo.optimizer.batches import Batch, limit, primary
 from mpo.optimizer.decisions import Reading, Tallied, counted, margins, reading_of
 from mpo.optimizer.labels import shifts_labels
-from mpo.optimizer.quality import Predict, check_predict
+from mpo.optimizer.quality import Predict, check_predict, require_finite
 from mpo.optimizer.splits import Splits
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.claims import Terms
@@ -120,6 +120,7 @@ def calibrate(
     samples = 0
     for batch in split:
         outputs = predict(batch)
+        require_finite(primary(outputs), CALIBRATION)
         samples += batch.size
         if values:
             seen.append(primary(outputs).double().reshape(-1))

@@ -63,7 +63,6 @@ def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
         return _of_module(named.build(), named.name, "subject")
     text, path = str(named), Path(named)
     if path.suffix == ".onnx":
-        preflight(path)
         return _of_file(path)
     if is_bundle(path):
         return _of_bundle(path)

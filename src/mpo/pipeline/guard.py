@@ -19,10 +19,12 @@ from mpo.pipeline.contractscene import Asked, calibrate
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.shipping import shipped_predictor
+from mpo.recipe import nearest
 from mpo.records import Contract, Precision, Recovery
 from mpo.records.contracts import Judged
 from mpo.units import parse_share
 
+KEYS = ("eps", *STRATA, "mass", "tau", "confidence", "claims", "tolerance", "split_at")
 FILE, WITNESSES = "contract.json", "witnesses.npz"
 Guard = Callable[[nn.Module, Precision], Judged | None]
 
@@ -50,8 +52,13 @@ def parse_contract(text: str) -> Terms:
             values[key] = parse_share(value)
         elif key in ("tau", "confidence", "split_at"):
             values[key] = _number(key, value)
-        else:
+        elif key == "tolerance":
             values[key] = value
+        else:
+            raise UsageError(
+                f"A contract has no {key!r}.{nearest(key, KEYS)}",
+                hint=f"Known: {', '.join(KEYS)}.",
+            )
     return make_terms(eps=eps, **values)
 
 

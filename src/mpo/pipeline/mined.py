@@ -39,8 +39,9 @@ SEARCHES = ("data", "gradient", "mixture", "corruption", "tokens")
 
 def mine(
     asked: Asked, scene: Scene, tau: float | None, progress: Progress
-) -> tuple[Mining, tuple[Witness, ...]]:
-    """Search for inputs that both models decide differently.
+) -> tuple[Mining | None, tuple[Witness, ...]]:
+    """Search for inputs that both models decide differently; nothing when it was not asked for in
+    so many words (`mine` is None) and no input can be changed.
 
     Raises:
         UsageError: outputs without one decision an example, or no input that can be changed.
@@ -57,6 +58,8 @@ def mine(
     domain = domain_of(
         part for s in (splits.train, splits.validation) for part in limit(s, RANGE_EXAMPLES)
     )
+    if domain is None and asked.mine is None:
+        return None, ()
     if domain is None:
         raise UsageError(
             "No floating or token input was found to change.", hint="Leave --mine out."
