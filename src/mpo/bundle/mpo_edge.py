@@ -881,6 +881,7 @@ def verify(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
             raise EdgeError(REFUSED, "A signature is required; here: %s." % told, "--key KEY.pub")
     else:
         place = __name__.rpartition(".")[0] + ".mpo_signature"  # it lies beside this file
+        sys.path += [str(Path(__file__).parent)] * (__name__ == "__main__")  # -I leaves it out
         signature = importlib.import_module(place.lstrip("."))
         shas = {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
         pem, manifest = Path(asked.key).read_bytes(), bundle.manifest
