@@ -206,6 +206,38 @@ def test_the_commands_package_and_verify(finished: Path, tmp_path: Path) -> None
     assert CliRunner().invoke(cli, ["verify", str(tmp_path / "none.mpo")]).exit_code == 2
 
 
+def key_pair(folder: Path, name: str) -> Path:
+    """The public key of a pair that the openssl of this machine made as docs/bundle.md says."""
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    make = ["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(private)]
+    for line in (make, ["ec", "-in", str(private), "-pubout", "-out", str(public)]):
+        subprocess.run(["openssl", *line], check=True, capture_output=True, timeout=60)
+    return public
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the keys")
+def test_what_the_command_signs_is_taken_with_the_right_key_only(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("model_signing", reason="the extra `sign` is not installed")
+    monkeypatch.setenv("MPO_EDGE_HOME", str(tmp_path / "home"))
+    ours, other = key_pair(tmp_path, "ours"), key_pair(tmp_path, "other")
+    path = tmp_path / "signed.mpo"
+    result = command(finished, "-o", path, "--sign", "--key", ours.with_suffix(".pem"), "-q")
+    assert result.exit_code == 0, result.output
+    with open_bundle(path) as found:
+        for name in ("mpo_edge.py", "mpo_signature.py"):
+            (tmp_path / name).write_bytes(found.read(f"runtime/{name}"))
+    for key, wanted in ((ours, 0), (other, 8)):
+        asked = ["verify", str(path), "--key", str(key)]
+        own = CliRunner().invoke(cli, [*asked, "--state", str(tmp_path / "seen.json")])
+        assert own.exit_code == wanted, own.output
+        for line in ([tmp_path / "mpo_edge.py", *asked], [path, "verify", "--key", key]):
+            code, told = edge(*line)
+            assert code == wanted, told
+            assert ("error" in told) == bool(wanted)
+
+
 def test_a_bundle_is_not_overwritten_unless_it_is_said(bundle: Path, finished: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         package(finished, bundle)

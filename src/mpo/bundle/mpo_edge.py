@@ -881,6 +881,7 @@ def verify(bundle: Opened, asked: argparse.Namespace) -> dict[str, Any]:
             raise EdgeError(REFUSED, "A signature is required; here: %s." % told, "--key KEY.pub")
     else:
         place = __name__.rpartition(".")[0] + ".mpo_signature"  # it lies beside this file
+        sys.path += [str(Path(__file__).parent)] * (__name__ == "__main__")  # -I leaves it out
         signature = importlib.import_module(place.lstrip("."))
         shas = {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
         pem, manifest = Path(asked.key).read_bytes(), bundle.manifest
@@ -959,12 +960,12 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         return asked
     line = argparse.ArgumentParser(prog="mpo_edge.py", description=(__doc__ or "").split("\n")[0])
     commands = line.add_subparsers(dest="command", required=True)
-    for does in (verify, info, selftest, run, bench, build_engine):
+    every = (verify, info, selftest, run, bench, build_engine)
+    named = [one for one in every if [one.__name__.replace("_", "-")] == arguments[:1]]
+    for does in named or every:  # a start does not wait for the options of the others
         told = (does.__doc__ or "").split("\n")[0]
         one = commands.add_parser(does.__name__.replace("_", "-"), help=told)
-        one.add_argument(
-            "bundle", nargs="?" if INSIDE else None, default=MYSELF, help="a .mpo file"
-        )
+        one.add_argument("bundle", nargs="?" if INSIDE else None, default=MYSELF, help=".mpo file")
         one.set_defaults(does=does)
         if does is verify:
             one.add_argument("--require-signature", action="store_true", help="refuse without one")
