@@ -166,7 +166,9 @@ class Shut(Side):
 
 
 def test_models_that_shut_gradients_off_are_searched_without() -> None:
-    shut = Shut(0.0), Shut(0.1)
-    pair = Pair(*(lambda batch, model=model: forward(model, batch) for model in shut), True, True)
+    first, second = Shut(0.0), Shut(0.1)
+    pair = Pair(
+        lambda batch: forward(first, batch), lambda batch: forward(second, batch), True, True
+    )
     domain = Domain(0, torch.tensor(-1.0), torch.tensor(1.0))
     assert ascend(pair, Batch((torch.full((2, 2), -0.5),), {}), [0, 1], domain, 0.01, 0) == []
