@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpo.api.quiet import silent
 from mpo.errors import UsageError
 from mpo.gate import LOOKS
 from mpo.pipeline.bench import bench as measure
@@ -14,10 +15,6 @@ from mpo.records import Bench
 from mpo.rules import parse_rules
 
 FEWEST = 3  # processes of a model alone
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress that shows nothing."""
 
 
 def bench(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo.api.runs import optimize, silent
+from mpo.api.quiet import silent
+from mpo.api.runs import optimize
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.claims import make_terms
 from mpo.pipeline.context import Progress

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo.api.runs import silent
+from mpo.api.quiet import silent
 from mpo.folders import slug
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.context import Progress

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mpo.api.quiet import silent
 from mpo.bundle import mpo_edge
 from mpo.bundle.signing import sign as sign_bundle_file
 from mpo.bundle.whole import Verified, verify
@@ -18,18 +19,12 @@ from mpo.pipeline.bundlecheck import check_on, with_checks
 from mpo.pipeline.bundlefacts import Wishes, provenance
 from mpo.pipeline.bundlerun import FinishedRun, finished_run
 from mpo.pipeline.bundling import gathered, manifest_of
-from mpo.pipeline.context import subject_of
+from mpo.pipeline.context import Progress, subject_of
 from mpo.records import Bundle
 from mpo.render.card import card
 from mpo.render.html import html
 from mpo.render.sbom import mlbom
 from mpo.store import started_in
-
-Progress = Callable[[str, int, int], None]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress that shows nothing."""
 
 
 def package(

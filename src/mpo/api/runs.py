@@ -12,12 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
+from mpo.api.quiet import silent
 from mpo.errors import InfeasibleError, UsageError
 from mpo.folders import slug
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, asked_for, subject_of
 from mpo.pipeline.dryrun import dry_run, read_original
+from mpo.pipeline.guard import check_terms
 from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import is_run, rebuild
@@ -28,10 +30,6 @@ from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
 from mpo.store import RECIPE, RunFolder, open_run
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress that shows nothing."""
 
 
 def optimize(
@@ -97,6 +95,7 @@ def under_way(
     progress: Progress,
 ) -> Iterator[Context]:
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
+    check_terms(recipe)
     found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with opened(recipe.target) as targets:
         places = places_of(recipe, targets)

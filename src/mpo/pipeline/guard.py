@@ -19,7 +19,7 @@ from mpo.pipeline.contractscene import Asked, calibrate
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.shipping import shipped_predictor
-from mpo.recipe import nearest
+from mpo.recipe import Recipe, nearest
 from mpo.records import Contract, Precision, Recovery
 from mpo.records.contracts import Judged
 from mpo.units import parse_share
@@ -69,14 +69,14 @@ def _number(key: str, text: str) -> float:
         raise UsageError(f"{key} is {text!r}.", hint="Give a number.") from error
 
 
-def check_terms(context: Context) -> None:
-    """Refuse bad terms before anything is measured.
+def check_terms(recipe: Recipe) -> None:
+    """Refuse bad terms before a run's folder is made.
 
     Raises:
         UsageError: terms that cannot be read.
     """
-    if context.recipe.contract is not None:
-        parse_contract(context.recipe.contract)
+    if recipe.contract is not None:
+        parse_contract(recipe.contract)
 
 
 def guard_of(context: Context) -> Guard:
