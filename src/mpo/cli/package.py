@@ -54,7 +54,13 @@ from mpo.cli.showing import console
     type=click.Path(path_type=Path),
     help="The private key to --sign with (PEM); without one, keyless by Sigstore.",
 )
-@click.option("--seconds", type=float, default=1.0, show_default=True, help="Of each measurement.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.05, 600),
+    default=1.0,
+    show_default=True,
+    help="Of each measurement.",
+)
 @click.option("--triton", type=click.Path(path_type=Path), help="Also write a Triton repository.")
 @click.option(
     "--oci", type=click.Path(path_type=Path), help="Also write an OCI layout (ModelPack)."

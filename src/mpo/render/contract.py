@@ -33,8 +33,7 @@ def claims_table(record: Contract) -> RenderableType:
     """A row a claim."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Differ on", no_wrap=True)
-    sure = f"{100 * record.confidence:g} % bounds"
-    for title in ("Samples", "Differ", "Share", sure, "Allowed", "Verdict", "More"):
+    for title in ("Samples", "Differ", "Share", "Bounds", "Allowed", "Verdict", "More"):
         side: Literal["left", "right"] = "left" if title == "Verdict" else "right"
         table.add_column(title, justify=side, no_wrap=True)
     names = {"overall": "all inputs", "region": "region"}
