@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from mpo.api.contracts import contract, decompose
     from mpo.api.exporting import export
     from mpo.api.packing import package
-    from mpo.api.runs import analyze, load, optimize, plan, read_report
+    from mpo.api.runs import analyze, load, optimize, plan
     from mpo.bundle.whole import verify
     from mpo.optimizer.splits import Data
     from mpo.optimizer.subject import Subject
+    from mpo.pipeline.rebuilt import read_report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,7 +50,7 @@ _HOMES = {
     "optimize": "mpo.api.runs",
     "package": "mpo.api.packing",
     "plan": "mpo.api.runs",
-    "read_report": "mpo.api.runs",
+    "read_report": "mpo.pipeline.rebuilt",
     "verify": "mpo.bundle.whole",
 }
 

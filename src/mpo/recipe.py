@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mpo.errors import UsageError
 from mpo.records import Budget, Metric, Record
+from mpo.store import RECIPE
 from mpo.units import parse_quantity, parse_share
 
 Method = Literal["mpruner", "mpruner-paper"]
@@ -167,6 +168,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
                 hint=f"Known keys: {', '.join(Recipe.model_fields)}.",
             )
     return values
+
+
+def recipe_of_run(run: Path) -> Recipe:
+    """The recipe that a run was made by.
+
+    Raises:
+        UsageError: no recipe there, or one with unknown keys.
+    """
+    return make_recipe(**read_recipe(run / RECIPE))
 
 
 def make_recipe(**values: Any) -> Recipe:

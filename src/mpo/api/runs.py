@@ -1,4 +1,4 @@
-"""The verbs around a run folder as Python functions: optimize, plan, analyze, load, read_report."""
+"""The verbs around a run folder as Python functions: optimize, plan, analyze, load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from mpo.api.quiet import silent
@@ -25,11 +24,11 @@ from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import is_run, rebuild
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
-from mpo.recipe import Recipe, make_recipe, read_recipe, to_toml
+from mpo.recipe import Recipe, make_recipe, recipe_of_run, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import RECIPE, RunFolder, open_run
+from mpo.store import RunFolder, open_run
 
 
 def optimize(
@@ -144,7 +143,7 @@ def plan(
 
 def plan_run(run: Path, budget: Sequence[str], *, explain: bool = False) -> Plan:
     """The plan that a run folder's saved stages give for these budgets."""
-    recipe = make_recipe(**read_recipe(run / RECIPE))
+    recipe = recipe_of_run(run)
     wanted = recipe.model_copy(update={"budget": tuple(budget) or recipe.budget})
     return dry_run(run, wanted, explain=explain)
 
@@ -213,23 +212,6 @@ def analyze_recipe(
         context = Context(recipe, found, folder, progress, places=())
         _ = context.outputs
         return measure_analysis(context)[0]
-
-
-def read_report(run: Path) -> Report:
-    """The report of a run folder.
-
-    Raises:
-        UsageError: no report there, or one that this version cannot read.
-    """
-    path = run / "report.json"
-    if not path.is_file():
-        raise UsageError(f"{run} holds no report.json.", hint="Name a finished run's folder.")
-    try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} is no mpo.report/1 record.", hint="Run `mpo optimize` again to rewrite it."
-        ) from error
 
 
 def load(run: str | Path, subject: Subject | None = None) -> nn.Module:

@@ -16,9 +16,9 @@ from mpo.optimizer.labels import shifts_labels
 from mpo.optimizer.loading import load_subject
 from mpo.optimizer.quality import check_model, evaluate, predictor
 from mpo.pipeline.context import subject_of
-from mpo.recipe import make_recipe, read_recipe
+from mpo.recipe import recipe_of_run
 from mpo.records import Quality
-from mpo.store import RECIPE, started_in
+from mpo.store import started_in
 
 
 def judge_files(reference: str, paths: Sequence[Path], threads: int) -> tuple[Quality, ...]:
@@ -64,7 +64,7 @@ def run_samples(run: Path, path: Path, batch: int | None) -> dict[str, NDArray[A
     Raises:
         UsageError: the subject is gone, or its batches do not fit the file.
     """
-    recipe = make_recipe(**read_recipe(run / RECIPE))
+    recipe = recipe_of_run(run)
     subject = subject_of(recipe, started_in(run))
     wanted = batch or recipe.batch
     examples = limit(subject.splits(recipe.seed).train, max(8, wanted))[0]

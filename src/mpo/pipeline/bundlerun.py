@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
-from pydantic import ValidationError
 
 from mpo.errors import InfeasibleError, RefusedError, UsageError
 from mpo.pipeline.graphs import data_files, read_model
 from mpo.pipeline.proof import OPTIMIZED
+from mpo.pipeline.rebuilt import read_report
 from mpo.pipeline.saved import read
 from mpo.pipeline.sessions import SessionChoices
 from mpo.profiles.sessions import THRESHOLD, described
 from mpo.profiles.targets import named_target
-from mpo.recipe import Recipe, make_recipe, read_recipe
+from mpo.recipe import Recipe, recipe_of_run
 from mpo.records import Report, SessionOptions
-from mpo.store import RECIPE, sha256, started_in
+from mpo.store import sha256, started_in
 
 SESSIONS = Path("stages", "session", "sessions.json")
 
@@ -63,7 +63,7 @@ def finished_run(path: Path, *, unmet: bool = False) -> FinishedRun:
         InfeasibleError: its budgets do not hold.
         RefusedError: a file that is not the one that the report is about.
     """
-    report = _report(path)
+    report = read_report(path)
     if not report.met and not unmet:
         raise InfeasibleError(
             f"{path} does not hold its budgets ({report.status}); a bundle would promise it.",
@@ -76,7 +76,7 @@ def finished_run(path: Path, *, unmet: bool = False) -> FinishedRun:
     weights = data_files(model, graph)
     for file in weights:
         _require_same(file, listed)
-    recipe = make_recipe(**read_recipe(path / RECIPE))
+    recipe = recipe_of_run(path)
     return FinishedRun(
         path=path,
         report=without_names(report, recipe, path),
@@ -95,18 +95,6 @@ def _require_same(file: Path, listed: dict[str, str]) -> None:
             f"{file} is not the file that the report is about.",
             hint="It was changed since; run `mpo optimize` again.",
         )
-
-
-def _report(path: Path) -> Report:
-    file = path / "report.json"
-    if not file.is_file():
-        raise UsageError(f"{path} holds no report.json.", hint="Name a finished run's folder.")
-    try:
-        return Report.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} is no mpo.report/1 record.", hint="Run `mpo optimize` again to rewrite it."
-        ) from error
 
 
 def _session(path: Path, report: Report) -> SessionOptions:

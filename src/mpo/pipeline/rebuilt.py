@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import nn
 
 from mpo.errors import UsageError
@@ -13,9 +14,9 @@ from mpo.optimizer.artifact import load_pruned
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.context import asked_for, subject_of
 from mpo.pipeline.proof import OPTIMIZED
-from mpo.recipe import Recipe, make_recipe, read_recipe
-from mpo.records import Plan
-from mpo.store import MARKER, RECIPE, fingerprint, started_in
+from mpo.recipe import Recipe, recipe_of_run
+from mpo.records import Plan, Report
+from mpo.store import MARKER, fingerprint, started_in
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,6 @@ def plan_of_run(run: Path) -> Plan:
     return Plan.model_validate_json(plan_file.read_text(encoding="utf-8"))
 
 
-def recipe_of_run(run: Path) -> Recipe:
-    """The recipe that a run was made by.
-
-    Raises:
-        UsageError: no recipe there, or one with unknown keys.
-    """
-    return make_recipe(**read_recipe(run / RECIPE))
-
-
 def subject_of_run(run: Path) -> Subject:
     """The subject that a run was made from.
 
@@ -102,3 +94,20 @@ def subject_of_run(run: Path) -> Subject:
     except UsageError as error:
         memory = "if it was made in memory, give it: mpo.load(run, subject)"
         raise UsageError(error.message, hint=f"{error.hint} Or, {memory}.") from error
+
+
+def read_report(run: Path) -> Report:
+    """The report of a run folder.
+
+    Raises:
+        UsageError: no report there, or one that this version cannot read.
+    """
+    path = run / "report.json"
+    if not path.is_file():
+        raise UsageError(f"{run} holds no report.json.", hint="Name a finished run's folder.")
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is no mpo.report/1 record.", hint="Run `mpo optimize` again to rewrite it."
+        ) from error
