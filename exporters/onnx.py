@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from mpo.exporters.flatten import (
     resized,
 )
 from mpo.exporters.metadata import add_facts
+from mpo.exporters.modes import evaluating
 from mpo.exporters.sharing import share_weights
 from mpo.exporters.simplify import canonical, signature, simplify
 from mpo.exporters.tracing import Wish, first_cause, trace
@@ -118,7 +118,7 @@ def export_onnx(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mpo-trace-")))
         free = _axes(example, axes, dynamic_batch, varying)
-        with _eval_mode(model):
+        with evaluating(model):
             names, told = _names(model, args, kwargs)
             wish = Wish(names, opset, free, folder if large else None)
             flat = Flat(model, args, kwargs).eval()
@@ -191,19 +191,6 @@ def _simplified(
 def _weight_bytes(model: nn.Module) -> int:
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module has its own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _names(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.flatten import batch_size, named_leaves, rebuild
+from mpo.exporters.modes import evaluating
 from mpo.exporters.runtime import OnnxModel
 from mpo.records import OutputParity, Parity
 
@@ -157,13 +158,8 @@ def _rebuilt(outputs: Any, answer: Sequence[Any]) -> Any:
 
 
 def _reference(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            return model.eval()(*args, **kwargs)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        return model(*args, **kwargs)
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

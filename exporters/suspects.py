@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mpo.errors import MpoError
 from mpo.exporters.bisect import Divergence, against, first_divergence
 from mpo.exporters.flatten import Flat, input_names, named_leaves, output_names
+from mpo.exporters.modes import evaluating
 from mpo.exporters.runtime import OnnxModel
 from mpo.exporters.simplify import quiet
 from mpo.exporters.tracing import first_cause
@@ -43,12 +44,8 @@ def find_suspect(
         path: of the file.
     """
     try:
-        modes = {module: module.training for module in model.modules()}
-        try:
-            return _suspect(model.eval(), args, kwargs, path, opset, tolerance)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluating(model):
+            return _suspect(model, args, kwargs, path, opset, tolerance)
     except Exception as error:  # noqa: BLE001 - whatever fails here, parity failed before it
         return f"{NOWHERE}: {first_cause(error)}"
 
@@ -63,19 +60,18 @@ def _suspect(
 ) -> str:
     tensors = [leaf for _, leaf in named_leaves((args, kwargs))]
     names = input_names(model, args, kwargs)
-    with torch.no_grad():
-        named = output_names(model(*args, **kwargs), names)
-        flat = Flat(model, args, kwargs).eval()
-        with quiet():
-            program = torch.onnx.export(
-                flat, tuple(tensors), dynamo=True, opset_version=opset, optimize=False,
-                input_names=names, output_names=named, external_data=False, verbose=False,
-            )  # fmt: skip
-        if program is None:
-            raise MpoError("torch.onnx.export returned nothing.")
-        traced: Any = program.exported_program
-        walk = _Values(traced.module())
-        walk.run(*tensors)
+    named = output_names(model(*args, **kwargs), names)
+    flat = Flat(model, args, kwargs).eval()
+    with quiet():
+        program = torch.onnx.export(
+            flat, tuple(tensors), dynamo=True, opset_version=opset, optimize=False,
+            input_names=names, output_names=named, external_data=False, verbose=False,
+        )  # fmt: skip
+    if program is None:
+        raise MpoError("torch.onnx.export returned nothing.")
+    traced: Any = program.exported_program
+    walk = _Values(traced.module())
+    walk.run(*tensors)
     graph: ModelProto = program.model_proto
     feeds = [dict(OnnxModel(path).feeds(args, kwargs))]
     by_input = dict(zip([value.name for value in graph.graph.input], tensors, strict=False))
@@ -146,8 +142,7 @@ def _module(
         module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name
     ]
     try:
-        with torch.no_grad():
-            model(*args, **kwargs)
+        model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

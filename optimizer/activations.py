@@ -31,20 +31,26 @@ Visitor = Callable[[int, Tensor], None]
 
 
 @contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; every module's own mode is put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is put back afterwards.
+    """The same without gradients.
 
     `no_grad` rather than `inference_mode`: a buffer that the model fills lazily must stay usable in
     training.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(model), torch.no_grad():
+        yield
 
 
 def find_modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:

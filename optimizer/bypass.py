@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import MpoError, UsageError
+from mpo.optimizer.activations import evaluating
 from mpo.optimizer.batches import leaves
 
 Template = dict[str, Any]
@@ -153,18 +154,10 @@ def bypass(model: nn.Module, names: Collection[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _standing_aside(block: nn.Module) -> Iterator[None]:
+def standing_in(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While active, the block runs `forward` in the place of its own."""
     before = vars(block).get("forward")
-    forward: Callable[..., Any] = block.forward
-    note = vars(block).get(NOTE)
-    known: list[Template] = [note["template"]] if note else []
-
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
-        if not known:
-            known.append(_try_out(block, forward, args, kwargs))
-        return fill(known[0], args, kwargs)
-
-    block.forward = stand_in
+    block.forward = forward
     try:
         yield
     finally:
@@ -174,20 +167,29 @@ def _standing_aside(block: nn.Module) -> Iterator[None]:
             block.forward = before
 
 
+@contextmanager
+def _standing_aside(block: nn.Module) -> Iterator[None]:
+    forward: Callable[..., Any] = block.forward
+    note = vars(block).get(NOTE)
+    known: list[Template] = [note["template"]] if note else []
+
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        if not known:
+            known.append(_try_out(block, forward, args, kwargs))
+        return fill(known[0], args, kwargs)
+
+    with standing_in(block, stand_in):
+        yield
+
+
 def _try_out(
     block: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Template:
-    modes = [(module, module.training) for module in block.modules()]
-    block.eval()
-    try:
-        # the block may write into its input, and must leave the generator as it is
-        own_args = tuple(x.clone() if isinstance(x, Tensor) else x for x in args)
-        own = {key: x.clone() if isinstance(x, Tensor) else x for key, x in kwargs.items()}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            template = learn(forward(*own_args, **own), own_args, own)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    # the block may write into its input, and must leave the generator as it is
+    own_args = tuple(x.clone() if isinstance(x, Tensor) else x for x in args)
+    own = {key: x.clone() if isinstance(x, Tensor) else x for key, x in kwargs.items()}
+    with evaluating(block), torch.random.fork_rng(devices=[]):
+        template = learn(forward(*own_args, **own), own_args, own)
     if template is None:
         raise MpoError(f"A {type(block).__name__} has no hidden state to hand on.")
     return template

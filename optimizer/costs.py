@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mpo.optimizer.activations import evaluating
 from mpo.optimizer.batches import Batch, forward, take
 
 
@@ -48,14 +49,10 @@ def macs_by_module(model: nn.Module, batch: Batch) -> dict[str, int]:
 def _plain(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, and attention spelled out in matrix products: the fused
     kernels of some devices are not counted."""
-    modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(model), torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes:
-            module.training = mode

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import MpoError, UsageError
+from mpo.optimizer.activations import evaluation_mode
 from mpo.optimizer.batches import Batch, forward, leaves, map_tensors
-from mpo.optimizer.bypass import NOTE, Template, fill, find_named, learn
+from mpo.optimizer.bypass import NOTE, Template, fill, find_named, learn, standing_in
 from mpo.optimizer.objective import distillation
 from mpo.optimizer.subject import Kind
 
@@ -141,7 +142,6 @@ def gated(model: nn.Module, names: Sequence[str], gates: Tensor) -> Iterator[Non
 
 @contextmanager
 def _scaled(block: nn.Module, gate: Tensor) -> Iterator[None]:
-    before = vars(block).get("forward")
     run: Callable[..., Any] = block.forward
     note = vars(block).get(NOTE)
     known: Template | None = note["template"] if note else None
@@ -161,31 +161,22 @@ def _scaled(block: nn.Module, gate: Tensor) -> Iterator[None]:
 
         return map_tensors(output, between)
 
-    block.forward = stand_in
-    try:
+    with standing_in(block, stand_in):
         yield
-    finally:
-        if before is None:
-            del block.forward
-        else:
-            block.forward = before
 
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients of weights; both put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
     asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
     for parameter in asking:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluation_mode(model):
+            yield
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _said(model: nn.Module, batch: Batch) -> Any:
