@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mpo.exporters.sharing import free_name
+
 Path = tuple[str, ...]
 EXPORT_BATCH = 2  # torch.export bakes an axis of 0 or 1 into the graph
 
@@ -115,14 +117,8 @@ def foreign_outputs(outputs: Any) -> list[tuple[str, str]]:
 
 def unique(names: list[str]) -> list[str]:
     """The names, a later one numbered when it repeats an earlier one."""
-    seen: list[str] = []
-    for name in names:
-        free, count = name, 1
-        while free in seen:
-            count += 1
-            free = f"{name}_{count}"
-        seen.append(free)
-    return seen
+    taken = set[str]()
+    return [free_name(name, taken) for name in names]
 
 
 def batch_size(tensors: list[Tensor]) -> int:

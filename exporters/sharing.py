@@ -40,7 +40,7 @@ def share_weights(model: ModelProto) -> int:
             other := known.get(_digest(np.ascontiguousarray(array.T), tensor.data_type))
         ):
             node = NodeProto(op_type="Transpose", input=[other], output=[tensor.name])
-            node.name = _free(f"Transpose_of_{other}", taken)
+            node.name = free_name(f"Transpose_of_{other}", taken)
             node.attribute.add(name="perm", type=7, ints=(1, 0))
             turned.append(node)
         else:
@@ -81,7 +81,8 @@ def _digest(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], kind: int)
     return hashlib.sha256(text + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, numbered when it is taken; it is taken then."""
     free, count = name, 1
     while free in taken:
         count += 1

@@ -15,7 +15,8 @@ from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.analysis import HARM_EXAMPLES
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
-from mpo.pipeline.recovery import Trained, judge_on, kept
+from mpo.pipeline.recovery import Trained, kept
+from mpo.pipeline.training import judge_on
 from mpo.records import Analysis, Plan, PlanCandidate, Precision, Quality, Recovery
 
 KEPT = Recovery(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 from torch import nn
 
 from mpo.optimizer.artifact import load_pruned, save_model
-from mpo.optimizer.objective import Objective, distil
-from mpo.optimizer.quality import drop, evaluate, predictor
-from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
+from mpo.optimizer.quality import drop
+from mpo.optimizer.recover import Schedule
 from mpo.pipeline.aims import harm_of
 from mpo.pipeline.context import Context
 from mpo.pipeline.guard import guard_of, noted
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.saved import read, save
-from mpo.pipeline.shipping import shipped_quality
+from mpo.pipeline.training import first_rate, tried
 from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Recovery
 
-UNTOUCHED = "nothing was removed, so nothing was trained"
 SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
 Trained = tuple[nn.Module, Plan, Recovery]
@@ -121,72 +118,9 @@ def shortlist(
     return sorted(found, key=lambda one: -sign * (one.recovered_quality or 0.0))
 
 
-def tried(
-    context: Context, candidate: PlanCandidate, original: Quality, schedule: Schedule
-) -> tuple[nn.Module, PlanCandidate, Recovery]:
-    """A plan's model after training, and the plan with the quality of what would be shipped."""
-    model, story = train(context, candidate, original, schedule)
-    quality = story.after
-    if candidate.precision != "fp32":
-        quality = shipped_quality(context, model, candidate.precision).value
-    return model, candidate.model_copy(update={"recovered_quality": quality}), story
-
-
 def same(one: PlanCandidate, other: PlanCandidate) -> bool:
     """Whether two candidates are one plan: blocks and precision."""
     return (one.removed, one.precision) == (other.removed, other.precision)
-
-
-def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float | None:
-    """The learning rate, chosen once on the first plan that removes something; None when nothing
-    is trained."""
-    removed = next((one.removed for one in candidates if one.removed), ())
-    if context.recipe.epochs == 0 or not removed:
-        return None
-    model = context.without(removed)
-    objective = objective_of(context)
-    splits = context.splits()
-    return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
-
-
-def train(
-    context: Context,
-    candidate: PlanCandidate,
-    original: Quality,
-    schedule: Schedule,
-) -> tuple[nn.Module, Recovery]:
-    """Build a plan's model and fine-tune it by distillation from the original; where nothing is
-    removed there is nothing to recover."""
-    if not candidate.removed:
-        value = original.value
-        story = Recovery(
-            epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
-        )
-        return copy.deepcopy(context.original), story
-    model = context.without(candidate.removed)
-    objective = objective_of(context)
-    train_split = context.splits().train
-    judge = judge_on(context)
-    story = recover(model, objective, train_split, judge, original, schedule, context.progress)
-    return model, story
-
-
-def objective_of(context: Context) -> Objective:
-    """What recovery minimises: distillation from a copy of the original."""
-    near = context.recipe.distil == "boundary"
-    return distil(context.subject, copy.deepcopy(context.original), boundary=near)
-
-
-def judge_on(context: Context) -> Judge:
-    """A function that gives a model's quality on the validation split."""
-    validation = context.splits().validation
-    reference = predictor(context.original)
-
-    def judge(model: nn.Module) -> Quality:
-        predict = predictor(model)
-        return evaluate(predict, context.subject, validation, reference, interval=False)
-
-    return judge
 
 
 def _lost(original: Quality, candidate: PlanCandidate) -> float:
