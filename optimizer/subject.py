@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
+from mpo.optimizer.copies import clone
 from mpo.optimizer.splits import Data, Splits, carve
-from mpo.optimizer.surgery import clone
 from mpo.optimizer.usercode import guarded, seeded
 
 Kind = Literal["logits", "values"]
