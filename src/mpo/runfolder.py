@@ -98,13 +98,16 @@ class RunFolder:
         """
         target = self.path / STAGES / name
         wanted = fingerprint({"key": key, "after": self._chain})
+        making = Making(target, wanted)
         manifest = self._whole(target)
         if manifest is None or manifest["key"] != wanted:
             self._drop_results()
-            manifest = self._make(Making(target, wanted), make)
+            manifest = self._make(making, make)
             self.journal("stage made", stage=name, key=wanted)
         else:
             self.journal("stage kept", stage=name)
+        with writable(self.path):
+            remove(making.parts)
         self.seconds[name] = float(manifest["seconds"])
         self._chain = fingerprint([wanted, manifest["files"]])
         return target
@@ -195,12 +198,9 @@ class RunFolder:
                         remove(entry)
         self._making.append(stage)
         try:
-            manifest = self._commit(stage.target, {"key": stage.key}, fill)
+            return self._commit(stage.target, {"key": stage.key}, fill)
         finally:
             self._making.pop()
-        with writable(self.path):
-            remove(stage.parts)
-        return manifest
 
     def _commit(self, target: Path, facts: Manifest, fill: Callable[[Path], None]) -> Manifest:
         """Make a folder; a full disk is told as such, whichever library met it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,9 @@ __all__ = [
     "writable",
     "write_atomic",
 ]
+
+
+PROBE = ".mpo-probe"  # made and deleted, to see whether a place can be written
 
 
 def open_run(path: Path, recipe: str, *, overwrite: bool = False) -> RunFolder:
@@ -67,17 +71,24 @@ def require_place(path: Path, recipe: str, *, overwrite: bool = False) -> None:
     place = path
     while not place.exists() and place.parent != place:
         place = place.parent
-    probe = place / f".mpo-probe.{os.getpid()}"
     with writable(path):
-        files.disk.mkdir(probe)
-        files.disk.rmdir(probe)
+        with contextlib.suppress(FileExistsError):  # of a killed one, or of another at this moment
+            files.disk.mkdir(place / PROBE)
+        with contextlib.suppress(FileNotFoundError):
+            files.disk.rmdir(place / PROBE)
+
+
+def _of_a_start(name: str) -> bool:
+    """Whether a file is of a run that was killed before its folder was marked."""
+    drafts = tuple(f".{one}." for one in (MARKER, RECIPE))
+    return name in (LOCK, PROBE) or (name.startswith(drafts) and name.endswith(".tmp"))
 
 
 def _require_ours(path: Path, recipe: str, *, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder.", hint="Choose another folder with -o.")
     with writable(path):
-        fresh = not path.is_dir() or not any(entry.name != LOCK for entry in path.iterdir())
+        fresh = not path.is_dir() or all(_of_a_start(entry.name) for entry in path.iterdir())
         decided = (path / NEW / READY).is_file()
         known = path / NEW / RECIPE
         known = known if decided and known.is_file() else path / RECIPE
