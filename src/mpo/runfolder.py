@@ -163,8 +163,8 @@ class RunFolder:
         """
         if self._replaces is None:
             return
-        for folder in sorted((self.path / STAGES).iterdir()):
-            if not folder.name.startswith(".") and look(folder)[0] != "whole":
+        for folder in sorted((self.path / STAGES).glob("[!.]*")):
+            if look(folder)[0] != "whole":
                 raise MpoError(
                     f"The new run's stage {folder} is not whole; the older run stays.",
                     hint="Run the same command again; check the disk.",
