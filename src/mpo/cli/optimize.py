@@ -25,6 +25,17 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--candidates", type=int, help="Diverse plans that a short recovery compares (2)."
         ),
         click.option(
+            "--finetune/--no-finetune",
+            default=None,
+            help="Train what is left (yes); no: only make up for what went, by arithmetic.",
+        ),
+        click.option(
+            "--rounds", type=int, help="Steps in which the plan is carried out and recovered (1)."
+        ),
+        click.option(
+            "--time-limit", help="30m, 90s, 2h: ends with the best model that was found by then."
+        ),
+        click.option(
             "--distil",
             type=click.Choice(["plain", "boundary"]),
             help="boundary: recovery learns most where the original hardly decides.",
@@ -78,4 +89,4 @@ def optimize(
         made = all(one.ok for one in report.formats)
         return STATUS_CODES[report.status] or (0 if made else PARTIAL)
 
-    run(work, verbose=verbose, as_json=as_json)
+    run(work, verbose=verbose, as_json=as_json, resumable=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -27,17 +27,24 @@ from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.optimizer.tasks import is_classification
 from mpo.pipeline.effort import EFFORTS, Measuring
-from mpo.pipeline.fingerprints import fingerprint_code, fingerprint_model, fingerprint_split
+from mpo.pipeline.fingerprints import (
+    fingerprint_code,
+    fingerprint_model,
+    fingerprint_package,
+    fingerprint_split,
+)
 from mpo.pipeline.places import Place
 from mpo.recipe import Recipe
 from mpo.records import Block
 from mpo.store import RunFolder, sha256
+from mpo.timing import Deadline
 
 PROOF_SIZES = (2, 3)
 SEEN = 32  # batches a split that tell which axes vary
 # What the original's figures and the analysis do not depend on.
 WISHES = {
-    "budget", "max_drop", "epochs", "candidates", "export", "precision", "distil", "contract"
+    "budget", "max_drop", "epochs", "candidates", "export", "precision", "distil", "contract",
+    "finetune", "rounds", "time_limit",
 }  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
@@ -51,6 +58,7 @@ class Context:
     folder: RunFolder
     progress: Progress
     places: tuple[Place, ...]
+    deadline: Deadline = field(default_factory=Deadline)
 
     @cached_property
     def original(self) -> nn.Module:
@@ -170,14 +178,14 @@ class Context:
     def base_key(self) -> dict[str, Any]:
         """What all stages depend on, so that nothing is kept that was made of something else.
 
-        This version, the recipe but for what is wanted (WISHES), the targets' devices, the
+        This code, the recipe but for what is wanted (WISHES), the targets' devices, the
         original's structure and weights, the files that the subject names, and of each split its
         length and leading batches. Not seen: files that the subject file imports, and data beyond
         those batches.
         """
         splits = self.splits()
         return {
-            "mpo": __version__,
+            "mpo": fingerprint_package(),
             "recipe": self.recipe.model_dump(mode="json", exclude=WISHES),
             "machines": [
                 [place.name, place.fingerprint, place.environment.model_dump(mode="json")]

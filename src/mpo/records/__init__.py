@@ -5,6 +5,7 @@ holds a torch object. The report's schema is `mpo.report/1`, made from `Report` 
 `schemas/report.json`.
 """
 
+from mpo.records.acceptance import Acceptance, Round
 from mpo.records.base import Document, Record
 from mpo.records.bench import (
     Bench,
@@ -67,6 +68,7 @@ from mpo.records.engines import (
 from mpo.records.exports import Export, ExportAxis, Tracer, Trunk
 from mpo.records.figures import (
     Artifact,
+    Compensation,
     Latency,
     ModelFigures,
     OnTarget,
@@ -99,6 +101,7 @@ from mpo.records.sessions import SessionChoice, SessionTrial
 from mpo.records.telemetry import GpuTelemetry
 
 __all__ = [
+    "Acceptance",
     "Advisory",
     "Analysis",
     "Anchor",
@@ -130,6 +133,7 @@ __all__ = [
     "Certificate",
     "Claim",
     "Cluster",
+    "Compensation",
     "Conditions",
     "Contract",
     "ContractData",
@@ -191,6 +195,7 @@ __all__ = [
     "Recovery",
     "Region",
     "Report",
+    "Round",
     "Runtime",
     "SessionChoice",
     "SessionOptions",
