@@ -161,7 +161,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=(*told, *plan.cut, *warning(outcome.acceptance), *format_notes(outcome.formats)),
+        warnings=(*told, *warning(outcome.acceptance), *format_notes(outcome.formats)),
     )
 
 
@@ -233,7 +233,8 @@ def warnings(
     context: Context, original: Measured, optimized: Measured, plan: Plan, ratio: Ratio
 ) -> tuple[str, ...]:
     """Everything a reader must know before trusting the figures."""
-    told = [*context.splits().notes, *context.converted, *original.warnings, *optimized.warnings]
+    told = [*plan.cut, *context.splits().notes, *context.converted]
+    told += [*original.warnings, *optimized.warnings]
     told += disagreement(original, optimized, ratio) if plan.removed else []
     lost = drop(original.figures.quality, optimized.figures.quality)
     if plan.removed and lost > context.recipe.allowed_drop():

@@ -14,6 +14,7 @@ from mpo.optimizer.rates import choose_rate
 from mpo.optimizer.recover import Judge, Schedule, recover
 from mpo.optimizer.unpruned import Weights
 from mpo.pipeline.context import Context
+from mpo.pipeline.fingerprints import fingerprint_model
 from mpo.pipeline.shipping import shipped_quality
 from mpo.pipeline.snapshots import FolderKeeper
 from mpo.records import PlanCandidate, Quality, Recovery
@@ -73,7 +74,10 @@ def train(
     objective = objective_of(context)
     train_split = context.splits().train
     judge = judge_on(context)
-    keeper = FolderKeeper(context.folder, identity(candidate, schedule))
+    told = identity(candidate, schedule)
+    if start is not None:
+        told["start"] = fingerprint_model(model)
+    keeper = FolderKeeper(context.folder, told)
     story = recover(
         model, objective, train_split, judge, original, schedule, context.progress, keeper
     )
