@@ -1,10 +1,12 @@
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mpo.errors import UsageError
+from mpo.errors import MpoError, UsageError
+from mpo.stages import DamageWarning
 from mpo.store import RunFolder, open_run, sha256, started_in, write_atomic
 
 
@@ -44,7 +46,7 @@ def test_a_damaged_stage_is_made_again(run: RunFolder) -> None:
     folder = run.stage("one", {"k": 1}, writes("first", seen))
     (folder / "result.txt").write_text("flipped")
     run.close()
-    with open_run(run.path, "a = 1") as again:
+    with open_run(run.path, "a = 1") as again, pytest.warns(DamageWarning, match="is damaged"):
         again.stage("one", {"k": 1}, writes("second", seen))
     assert seen == ["first", "second"]
 
@@ -104,7 +106,8 @@ def test_a_stage_is_made_again_when_an_earlier_one_was(run: RunFolder, tmp_path:
     run.close()
     (tmp_path / "run" / "stages" / "one" / "result.txt").write_text("damaged")
     with open_run(tmp_path / "run", "a = 1") as again:
-        again.stage("one", {"k": 1}, writes("other", seen))
+        with pytest.warns(DamageWarning, match=r"kept as \.one\.damaged"):
+            again.stage("one", {"k": 1}, writes("other", seen))
         again.stage("two", {"k": 1}, writes("fourth", seen))
     assert seen == ["first", "second", "other", "fourth"]
 
@@ -129,10 +132,9 @@ def test_a_run_knows_where_it_was_started(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_two_writers_of_one_folder_are_refused(tmp_path: Path) -> None:
-    first = open_run(tmp_path / "run", "a = 1")
-    with pytest.raises(UsageError, match="Another mpo works"):
+    owner = rf"Another mpo works.*process {os.getpid()} since 20"
+    with open_run(tmp_path / "run", "a = 1"), pytest.raises(MpoError, match=owner):
         open_run(tmp_path / "run", "a = 1")
-    first.close()
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -151,3 +153,65 @@ def test_an_atomic_write_leaves_one_whole_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", "two")
     assert (tmp_path / "a").read_text() == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_part_survives_what_ends_its_stage_and_goes_when_the_stage_is_finished(
+    run: RunFolder,
+) -> None:
+    seen: list[str] = []
+
+    def fails(folder: Path) -> None:
+        run.part("one", {"n": 1}, writes("first", seen))
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        run.stage("long", {"k": 1}, fails)
+    run.close()
+
+    with open_run(run.path, "a = 1") as again:
+
+        def goes_on(folder: Path) -> None:
+            assert again.parts() == ["one"]
+            part = again.part("one", {"n": 1}, writes("second", seen))
+            again.part("two", {"n": 1}, writes("third", seen))
+            (folder / "result.txt").write_text((part / "result.txt").read_text())
+
+        folder = again.stage("long", {"k": 1}, goes_on)
+    assert seen == ["first", "third"]
+    assert (folder / "result.txt").read_text() == "first"
+    assert [entry.name for entry in (run.path / "stages").iterdir()] == ["long"]
+
+
+def test_a_part_of_another_key_of_it_or_of_its_stage_is_made_again(run: RunFolder) -> None:
+    seen: list[str] = []
+
+    def part_of(key: int) -> Callable[[Path], None]:
+        def fails(folder: Path) -> None:
+            run.part("one", {"n": key}, writes(str(key), seen))
+            raise RuntimeError
+
+        return fails
+
+    for stage, key in ((1, 1), (1, 2), (2, 2), (2, 2)):
+        with pytest.raises(RuntimeError):
+            run.stage("long", {"k": stage}, part_of(key))
+    assert seen == ["1", "2", "2"]
+
+
+def test_a_part_can_be_dropped_and_a_damaged_one_is_not_counted(run: RunFolder) -> None:
+    def make(folder: Path) -> None:
+        for name in ("a-1", "a-2", "b-1"):
+            run.part(name, {}, writes(name, []))
+        assert run.parts("a-") == ["a-1", "a-2"]
+        run.drop_part("a-1")
+        run.drop_part("a-9")
+        assert run.parts() == ["a-2", "b-1"]
+        (run.path / "stages/.long.parts/a-2/result.txt").write_text("flipped")
+        assert run.parts() == ["b-1"]
+
+    run.stage("long", {}, make)
+
+
+def test_a_part_outside_of_a_stage_is_a_fault(run: RunFolder) -> None:
+    with pytest.raises(RuntimeError, match="outside of any stage"):
+        run.part("one", {}, writes("x", []))

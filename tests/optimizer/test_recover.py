@@ -7,9 +7,11 @@ from torch import Tensor, nn
 import mpo
 from mpo.errors import UsageError
 from mpo.optimizer.batches import Batch
+from mpo.optimizer.feed import endless
 from mpo.optimizer.objective import Objective, distil, distillation, task_only
 from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.recover import Judge, Schedule, choose_rate, endless, recover
+from mpo.optimizer.rates import choose_rate
+from mpo.optimizer.recover import Judge, Schedule, recover
 from mpo.optimizer.splits import Split
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.tasks import cross_entropy
@@ -81,6 +83,31 @@ def test_a_training_that_harms_returns_the_weights_it_began_with(subject: Subjec
     story, _, _ = run(subject, model, epochs=2, objective=unlearn)
     assert story.best_epoch == 0
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_told_to_stop_it_ends_within_the_epoch_with_the_best_weights(subject: Subject) -> None:
+    model, splits, asked = subject.build(), subject.splits(), []
+
+    def judge(candidate: nn.Module) -> Quality:
+        return evaluate(predictor(candidate), subject, splits.validation, predictor(candidate))
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) >= 4
+
+    seen: list[tuple[str, int, int]] = []
+    story = recover(
+        model,
+        task_only(subject),
+        splits.train,
+        judge,
+        judge(model),
+        Schedule(5e-3, 8, stop=stop),
+        lambda *step: seen.append(step),
+    )
+    assert len(seen) == 4
+    assert "told to stop in epoch 1" in story.note
+    assert judge(model).value == story.after >= story.before
 
 
 def test_no_epochs_change_nothing(subject: Subject) -> None:

@@ -10,7 +10,8 @@ from mpo.optimizer.cka import Similarity, measure_similarity
 from mpo.optimizer.harm import joint_kl
 from mpo.optimizer.objective import task_only
 from mpo.optimizer.paper import run_paper
-from mpo.optimizer.recover import Schedule, choose_rate, recover
+from mpo.optimizer.rates import choose_rate
+from mpo.optimizer.recover import Schedule, recover
 from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.analysis import HARM_EXAMPLES
 from mpo.pipeline.context import Context

@@ -9,7 +9,8 @@ from torch import nn
 
 from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.recover import Judge, Schedule, choose_rate, recover
+from mpo.optimizer.rates import choose_rate
+from mpo.optimizer.recover import Judge, Schedule, recover
 from mpo.pipeline.context import Context
 from mpo.pipeline.shipping import shipped_quality
 from mpo.records import PlanCandidate, Quality, Recovery
