@@ -235,6 +235,8 @@ def test_a_double_precision_model_and_its_data_become_single() -> None:
     assert subject.build()(*batch.args).dtype == torch.float32
 
 
+@pytest.mark.case(40)
+@pytest.mark.case(41)
 def test_a_model_that_rolls_dice_in_eval_mode_is_refused() -> None:
     class Dice(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -244,6 +246,7 @@ def test_a_model_that_rolls_dice_in_eval_mode_is_refused() -> None:
         check_model(Dice(), Batch((torch.ones(8, 4),), {}))
 
 
+@pytest.mark.case(51)
 def test_dataclass_outputs_are_compared_exported_and_kept(tmp_path: Path) -> None:
     @dataclass
     class Out:
