@@ -24,8 +24,8 @@ from mpo.errors import UsageError
 from mpo.optimizer.activations import evaluating, leading, watching
 from mpo.optimizer.batches import Batch, forward
 from mpo.optimizer.distributed import ALONE, Crew
+from mpo.optimizer.halving import Halving
 from mpo.optimizer.hsic import MINIMUM, Accumulator, Matrix, make_grams
-from mpo.optimizer.ladder import Ladder
 from mpo.optimizer.stream import Stream
 
 __all__ = ["Accumulator", "Matrix", "Similarity", "make_grams", "measure_similarity"]
@@ -95,7 +95,7 @@ def measure_similarity(
     with (
         evaluating(model),
         watching(model, names, stream.enter, stream.leave),
-        Ladder(model, "Similarity") as ladder,
+        Halving(model, "Similarity") as ladder,
     ):
         for place, batch in enumerate(leading(batches, limit_examples)):
             seen += batch.size

@@ -30,7 +30,7 @@ from mpo.optimizer.batches import Batch, forward, primary
 from mpo.optimizer.boundary import boundary_harm
 from mpo.optimizer.bypass import bypass
 from mpo.optimizer.distributed import ALONE, Crew
-from mpo.optimizer.ladder import Ladder
+from mpo.optimizer.halving import Halving
 from mpo.records import Harm
 
 Kind = Literal["logits", "values"]
@@ -86,7 +86,7 @@ class HarmMeter:
         self._crew = ALONE if boundary else crew
         given = list(batches)
         self._batches = given[self._crew.rank :: self._crew.size]
-        self._ladder = Ladder(model, "Harm")
+        self._ladder = Halving(model, "Harm")
         self._kind = kind
         self._known: dict[frozenset[str], Damage] = {frozenset(): Damage(0.0, 1.0)}
         self.evaluations = 0

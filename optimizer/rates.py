@@ -8,8 +8,9 @@ import math
 import torch
 from torch import nn
 
-from mpo.optimizer.feed import endless, some
+from mpo.optimizer.feed import Feed
 from mpo.optimizer.objective import Objective
+from mpo.optimizer.randomness import own_randomness
 from mpo.optimizer.splits import Split
 from mpo.optimizer.trainer import Trainer
 
@@ -30,11 +31,10 @@ def choose_rate(
     steps = min(RACE_STEPS, len(train))
     losses: dict[float, float] = {}
     for rate in RATES:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            trainer = Trainer(model, objective, rate, steps)
-            for batch in some(endless(train, model), steps):
-                trainer.step(batch)
+        with own_randomness(seed):
+            trainer, feed = Trainer(model, objective, rate, steps), Feed(train, model, seed)
+            for _ in range(steps):
+                trainer.step(*feed.take(1))
         losses[rate] = held_out_loss(model, objective, held_out)
         model.load_state_dict(start)
     return min(losses, key=lambda rate: (losses[rate], rate))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import nn
 
-from mpo.optimizer.feed import endless, some
+from mpo.optimizer.distributed import ALONE, Crew
+from mpo.optimizer.feed import Feed
 from mpo.optimizer.objective import Objective
 from mpo.optimizer.quality import drop
+from mpo.optimizer.randomness import own_randomness
+from mpo.optimizer.session import Session
+from mpo.optimizer.snapshots import Keeper
 from mpo.optimizer.splits import Split
-from mpo.optimizer.trainer import Trainer
 from mpo.records import Quality, Recovery
+from mpo.timing import Stopwatch
 
 PATIENCE = 3
+KEEP_SECONDS = 60.0  # within an epoch, a snapshot so often at most
 Progress = Callable[[str, int, int], None]
 Judge = Callable[[nn.Module], Quality]
 
@@ -32,6 +34,7 @@ class Schedule:
         epochs: passes over the training data at most.
         seed: of everything random in training.
         max_steps: updates at most, when that is less.
+        accumulate: batches whose gradients make one update.
         stop: asked after every update; when true, training ends with the best weights so far.
     """
 
@@ -39,17 +42,22 @@ class Schedule:
     epochs: int
     seed: int = 0
     max_steps: int | None = None
+    accumulate: int = 1
     stop: Callable[[], bool] | None = None
 
     def over(self) -> bool:
         """Whether training shall end now."""
         return self.stop is not None and self.stop()
 
-    def steps(self, epoch: int) -> int:
-        """Updates in all, for this many in an epoch."""
+    def per_epoch(self, batches: int) -> int:
+        """Updates in an epoch of so many batches."""
+        return math.ceil(batches / self.accumulate)
+
+    def steps(self, batches: int) -> int:
+        """Updates in all, for so many batches in an epoch."""
         if self.rate is None:
             return 0
-        total = self.epochs * epoch
+        total = self.epochs * self.per_epoch(batches)
         return total if self.max_steps is None else min(total, self.max_steps)
 
 
@@ -61,11 +69,14 @@ def recover(
     original: Quality,
     schedule: Schedule,
     progress: Progress,
+    keeper: Keeper | None = None,
+    crew: Crew = ALONE,
 ) -> Recovery:
     """Fine-tune `model` in place and leave it with the weights that validation liked best.
 
     Stops early after three epochs without a gain, or after two in a row that equal the original;
-    told to stop, it judges what it has and ends.
+    told to stop, it judges what it has and ends. With a keeper it goes on from the newest snapshot,
+    to the same weights bit for bit on a CPU.
 
     Args:
         model: the pruned model; its weights change.
@@ -75,58 +86,70 @@ def recover(
         original: the quality of the original there.
         schedule: learning rate, epochs, steps and seed.
         progress: called with (what, done, total) after every step.
+        keeper: where snapshots go, at each epoch's end and once a minute within it.
+        crew: the processes that share each batch; all must call this alike, with a judge and a
+            schedule that tell all of them the same.
+
+    Raises:
+        MpoError: the loss was not finite twice before an epoch was done, or memory ran out for
+            good.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(schedule.seed)
-        before = judge(model)
-        best, kept, best_epoch = before, _weights(model), 0
-        history: list[dict[str, float]] = []
-        rate = schedule.rate
-        note = "not trained" if not rate or not schedule.epochs else f"AdamW, rate {rate:g}"
-        for epoch, loss in _epochs(model, objective, train, schedule, progress):
-            if not math.isfinite(loss):
-                note += f"; stopped in epoch {epoch}: the loss was {loss}"
-                break
-            now = judge(model)
-            history.append({"epoch": float(epoch), "loss": loss, "quality": now.value})
-            if drop(now, best) > 0 or (now.value == best.value and best_epoch):
-                best, kept, best_epoch = now, _weights(model), epoch
-            if schedule.over():
-                note += f"; told to stop in epoch {epoch}"
-                break
-            if _enough(history, best_epoch, original, epoch):
-                break
-        model.load_state_dict(kept)
+    with own_randomness(schedule.seed):
+        length = len(train)
+        total, pace = schedule.steps(length), schedule.per_epoch(length)
+        feed = Feed(train, model, schedule.seed)
+        session = Session(model, objective, schedule.rate or 0.0, (total, pace), feed, crew)
+        known = keeper.newest() if keeper else None
+        if known is None:
+            session.begin(judge(model))
+        else:
+            session.resume(known)
+        watch = Stopwatch()
+        while session.goes_on():
+            session.update(schedule.accumulate)
+            progress("recovery", session.steps, total)
+            told = schedule.over()
+            if told or session.steps == total or session.steps % pace == 0:
+                _end_epoch(session, judge, original, told=told)
+            elif watch.seconds < KEEP_SECONDS:
+                continue
+            if keeper and session.goes_on():
+                keeper.keep(session.snapshot())
+            watch = Stopwatch()
+        if keeper and not (known and known.facts["finished"]):
+            session.finished = True
+            keeper.keep(session.snapshot())
+        model.load_state_dict(session.kept)
         model.eval()
+    return _story(session, schedule, original, keeper)
+
+
+def _end_epoch(session: Session, judge: Judge, original: Quality, *, told: bool) -> None:
+    if session.losses and session.sound():
+        session.judged(judge(session.model))
+    if told:
+        session.events.append(f"told to stop in epoch {session.epoch}")
+    if told or _enough(session.history, session.best_epoch, original, session.epoch):
+        session.finished = True
+
+
+def _story(
+    session: Session, schedule: Schedule, original: Quality, keeper: Keeper | None
+) -> Recovery:
+    rate = schedule.rate
+    trained = rate and schedule.epochs
+    note = f"AdamW, rate {rate:g}" if trained else "not trained"
+    warnings = keeper.warnings if keeper else []
     return Recovery(
-        epochs=len(history),
-        best_epoch=best_epoch,
-        before=before.value,
-        after=best.value,
+        epochs=len(session.history),
+        best_epoch=session.best_epoch,
+        before=session.before.value,
+        after=session.best.value,
         original=original.value,
-        history=tuple(history),
-        note=note,
+        history=tuple(session.history),
+        note="; ".join([note, *session.events, *warnings]),
+        events=(*session.events, *session.ladder.taken, *warnings),
     )
-
-
-def _epochs(
-    model: nn.Module, objective: Objective, train: Split, schedule: Schedule, progress: Progress
-) -> Iterator[tuple[int, float]]:
-    length = len(train)
-    total = schedule.steps(length)
-    if total == 0 or schedule.rate is None:
-        return
-    trainer, done = Trainer(model, objective, schedule.rate, total), 0
-    batches = endless(train, model)
-    for epoch in range(1, math.ceil(total / length) + 1):
-        losses: list[float] = []
-        for batch in some(batches, min(length, total - done)):
-            losses.append(trainer.step(batch))
-            done += 1
-            progress("recovery", done, total)
-            if not math.isfinite(losses[-1]) or schedule.over():
-                break
-        yield epoch, sum(losses) / len(losses)
 
 
 def _enough(
@@ -136,7 +159,3 @@ def _enough(
         return True
     recent = [original.model_copy(update={"value": row["quality"]}) for row in history[-2:]]
     return len(recent) == 2 and all(drop(original, now) <= 0 for now in recent)
-
-
-def _weights(model: nn.Module) -> dict[str, Any]:
-    return copy.deepcopy(model.state_dict())

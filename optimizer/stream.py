@@ -12,8 +12,8 @@ from torch import Tensor
 from mpo.optimizer.activations import batch_first, find_mask, flatten, pool_tokens
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.distributed import Crew
+from mpo.optimizer.halving import Halving
 from mpo.optimizer.hsic import MINIMUM, Accumulator, Gram, make_grams
-from mpo.optimizer.ladder import Ladder
 
 MERGED = 32  # examples that smaller batches are gathered to
 FEW = 16  # examples of a batch whose branch ratio is measured
@@ -57,7 +57,7 @@ class Stream:
         self._held = self._place = 0
         self._part = _Part(0, 0, True, None)
 
-    def run(self, batch: Batch, place: int, call: Callable[[Batch], Any], ladder: Ladder) -> None:
+    def run(self, batch: Batch, place: int, call: Callable[[Batch], Any], ladder: Halving) -> None:
         """Run a batch and take it in: whole, or in the parts that memory holds.
 
         Args:

@@ -21,15 +21,16 @@ from mpo.optimizer.bypass import standing_in
 from mpo.optimizer.distributed import Crew
 
 
-def part_of(batch: Batch, crew: Crew) -> tuple[Batch, float]:
-    """This process's examples of a batch, and their share of all.
+def part_of(batch: Batch, crew: Crew) -> tuple[Batch, bool]:
+    """This process's examples of a batch, and whether they count.
 
-    One that gets none takes the first example, with a share of zero: all must take every step.
+    One that gets none takes the first example, which does not: all must take every step.
     """
     if crew.size == 1:
-        return batch, 1.0
+        return batch, True
     own = torch.arange(batch.size).tensor_split(crew.size)[crew.rank]
-    return rows(batch, own if len(own) else torch.zeros(1, dtype=torch.long)), len(own) / batch.size
+    chosen = own if len(own) else torch.zeros(1, dtype=torch.long)
+    return rows(batch, chosen), len(own) > 0
 
 
 def add_gradients(parameters: Sequence[nn.Parameter], crew: Crew) -> None:
@@ -44,17 +45,17 @@ def add_gradients(parameters: Sequence[nn.Parameter], crew: Crew) -> None:
 
 
 @contextmanager
-def shared_norms(model: nn.Module, share: float, crew: Crew) -> Iterator[None]:
+def shared_norms(model: nn.Module, counts: bool, crew: Crew) -> Iterator[None]:
     """While active, BatchNorm in training mode uses the statistics of all processes' examples.
 
     Args:
-        share: of this process's examples; one of zero does not count.
+        counts: whether this process's examples do.
     """
     with ExitStack() as stack:
         if crew.size > 1:
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
-                    stack.enter_context(standing_in(module, _shared(module, share > 0, crew)))
+                    stack.enter_context(standing_in(module, _shared(module, counts, crew)))
         yield
 
 

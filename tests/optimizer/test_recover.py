@@ -116,21 +116,6 @@ def test_no_epochs_change_nothing(subject: Subject) -> None:
     assert (story.epochs, story.after) == (0, story.before)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(subject: Subject) -> None:
-    model = subject.build()
-    bad = Objective(None, lambda outputs, targets: outputs.sum() * float("nan"))
-    splits = subject.splits()
-
-    def judge(candidate: nn.Module) -> Quality:
-        return evaluate(predictor(candidate), subject, splits.validation, predictor(candidate))
-
-    story = recover(
-        model, bad, splits.train, judge, judge(model), Schedule(1e-3, 3), lambda *step: None
-    )
-    assert "the loss was nan" in story.note
-    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
-
-
 def test_the_learning_rate_race_leaves_the_weights_alone(subject: Subject) -> None:
     model, splits = subject.build(), subject.splits()
     before = copy.deepcopy(model.state_dict())

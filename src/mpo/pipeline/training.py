@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from mpo.optimizer.rates import choose_rate
 from mpo.optimizer.recover import Judge, Schedule, recover
 from mpo.pipeline.context import Context
 from mpo.pipeline.shipping import shipped_quality
+from mpo.pipeline.snapshots import FolderKeeper
 from mpo.records import PlanCandidate, Quality, Recovery
 
 UNTOUCHED = "nothing was removed, so nothing was trained"
@@ -59,8 +61,17 @@ def train(
     objective = objective_of(context)
     train_split = context.splits().train
     judge = judge_on(context)
-    story = recover(model, objective, train_split, judge, original, schedule, context.progress)
+    keeper = FolderKeeper(context.folder, identity(candidate, schedule))
+    story = recover(
+        model, objective, train_split, judge, original, schedule, context.progress, keeper
+    )
     return model, story
+
+
+def identity(candidate: PlanCandidate, schedule: Schedule) -> dict[str, Any]:
+    """What tells one training of a run from another; precision comes after training."""
+    told = {key: value for key, value in vars(schedule).items() if key != "stop"}
+    return {"removed": candidate.removed, **told}
 
 
 def objective_of(context: Context) -> Objective:

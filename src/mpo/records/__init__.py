@@ -67,6 +67,7 @@ from mpo.records.engines import (
 from mpo.records.exports import Export, ExportAxis, Tracer, Trunk
 from mpo.records.figures import (
     Artifact,
+    Compensation,
     Latency,
     ModelFigures,
     OnTarget,
@@ -130,6 +131,7 @@ __all__ = [
     "Certificate",
     "Claim",
     "Cluster",
+    "Compensation",
     "Conditions",
     "Contract",
     "ContractData",

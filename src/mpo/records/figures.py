@@ -105,8 +105,35 @@ class Artifact(Record):
     sha256: str
 
 
+class Compensation(Record):
+    """What was made up for without training, after blocks went.
+
+    Attributes:
+        steps: what was kept, in words, with the harm before and after it.
+        harm_before: the output's KL divergence from the original (or the lost share of variance)
+            on calibration batches that no step was fitted on.
+        harm_after: the same afterwards.
+        quality_before: validation quality before; None when it was not judged.
+        quality_after: and afterwards.
+    """
+
+    steps: tuple[str, ...]
+    harm_before: float
+    harm_after: float
+    quality_before: float | None = None
+    quality_after: float | None = None
+
+
 class Recovery(Record):
-    """How fine-tuning went; `history` is one row an epoch: epoch, loss, validation quality."""
+    """How recovery went.
+
+    Attributes:
+        before: validation quality before fine-tuning.
+        after: of the weights that are kept.
+        original: of the original.
+        history: one row an epoch: epoch, loss, validation quality.
+        events: what did not go as planned, in words: rolled back, memory spared, snapshots lost.
+    """
 
     epochs: int
     best_epoch: int
@@ -115,3 +142,5 @@ class Recovery(Record):
     original: float
     history: tuple[dict[str, float], ...] = ()
     note: str = ""
+    events: tuple[str, ...] = ()
+    compensation: Compensation | None = None
