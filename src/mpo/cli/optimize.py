@@ -78,4 +78,4 @@ def optimize(
         made = all(one.ok for one in report.formats)
         return STATUS_CODES[report.status] or (0 if made else PARTIAL)
 
-    run(work, verbose=verbose, as_json=as_json)
+    run(work, verbose=verbose, as_json=as_json, resumable=True)
