@@ -11,7 +11,6 @@ All is told by structure, never by a model's name.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from mpo.errors import UsageError
+from mpo.optimizer.copies import clone
 
 _ENTRIES = ("_orig_mod", "_checkpoint_wrapped_module")  # what compiling and checkpointing wrap
 _SHARDED = "_fsdp_wrapped_module"
@@ -141,23 +141,16 @@ def _quantized(what: str) -> UsageError:
 def _copy(model: nn.Module) -> nn.Module:
     """A deep copy with wrappers replaced by what is inside them; the model is left as it is."""
     memo: dict[int, Any] = {}
-    try:
-        for module in model.modules():
-            # weights that hooks compute anew are no leaves, and only leaves can be copied
-            for value in vars(module).values():
-                if isinstance(value, Tensor) and not value.is_leaf:
-                    memo[id(value)] = value.detach().clone()
-        for module in reversed([*model.modules()]):
-            inner = inside(module)
-            if inner is not None:
-                memo[id(module)] = copy.deepcopy(inner, memo)
-        return copy.deepcopy(model, memo)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise UsageError(
-            f"The model cannot be copied: {error}",
-            hint="Let model() return a network whose parameters are leaves and that holds no "
-            "open files, locks or generators.",
-        ) from error
+    for module in model.modules():
+        # weights that hooks compute anew are no leaves, and only leaves can be copied
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    for module in reversed([*model.modules()]):
+        inner = inside(module)
+        if inner is not None:
+            memo[id(module)] = clone(inner, memo)
+    return clone(model, memo)
 
 
 def _merged(model: nn.Module) -> tuple[nn.Module, list[str]]:
