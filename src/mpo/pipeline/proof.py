@@ -161,7 +161,12 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=(*told, *warning(outcome.acceptance), *format_notes(outcome.formats)),
+        warnings=(
+            *outcome.analysis.warnings,
+            *told,
+            *warning(outcome.acceptance),
+            *format_notes(outcome.formats),
+        ),
     )
 
 
