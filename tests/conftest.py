@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def _operators_read_once() -> Iterator[None]:
         return
     from torch.onnx._internal.exporter import _registration
 
-    library = _registration.onnxscript_apis
+    library: Any = vars(_registration)["onnxscript_apis"]
     with pytest.MonkeyPatch.context() as patch:
         once = functools.cache(library.get_torchlib_ops)
         patch.setattr(library, "get_torchlib_ops", once)
