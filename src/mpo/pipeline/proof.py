@@ -162,12 +162,19 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=(
-            *outcome.analysis.warnings,
-            *warnings(context, original, optimized, plan, latency[0]),
-            *warning(outcome.acceptance),
-            *format_notes(outcome.formats),
-        ),
+        warnings=told(context, outcome, original, plan, latency[0]),
+    )
+
+
+def told(
+    context: Context, outcome: Outcome, original: Measured, plan: Plan, latency: Ratio
+) -> tuple[str, ...]:
+    """All that the report warns of, in the order of the story."""
+    return (
+        *outcome.analysis.warnings,
+        *warnings(context, original, outcome.optimized, plan, latency),
+        *warning(outcome.acceptance),
+        *format_notes(outcome.formats),
     )
 
 
