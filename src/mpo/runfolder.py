@@ -194,7 +194,8 @@ class RunFolder:
         with writable(self.path):
             if stage.parts.is_dir():
                 for entry in sorted(stage.parts.iterdir()):
-                    if not _is_of(entry, stage):
+                    draft = entry.name.endswith(".tmp")
+                    if draft or (look(entry)[0] == "whole" and not _is_of(entry, stage)):
                         remove(entry)
         self._making.append(stage)
         try:
