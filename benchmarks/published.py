@@ -1,4 +1,4 @@
-"""The published recipe (`--method mpruner-paper`) against mpo's own, at equal parameters and epochs.
+"""The published recipe (`--method mpruner-paper`) beside mpo's own, at equal parameters and epochs.
 
 On each example the published method runs first, with the threshold lowered along a grid until it
 removes something that it accepts; thresholds at which the original has no cluster to thin are
