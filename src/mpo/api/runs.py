@@ -29,6 +29,7 @@ from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
 from mpo.store import RunFolder, open_run
+from mpo.timing import Deadline
 
 
 def optimize(
@@ -95,11 +96,12 @@ def under_way(
 ) -> Iterator[Context]:
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
     check_terms(recipe)
+    deadline = Deadline(recipe.seconds_allowed())
     found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with opened(recipe.target) as targets:
         places = places_of(recipe, targets)
         with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
-            yield Context(recipe, found, folder, progress, places)
+            yield Context(recipe, found, folder, progress, places, deadline)
 
 
 def plan(

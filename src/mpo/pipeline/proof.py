@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from mpo import __version__
-from mpo.optimizer.quality import drop
+from mpo.optimizer.quality import drop, exceeds
+from mpo.pipeline.acceptance import warning
 from mpo.pipeline.analysis import NOTHING
 from mpo.pipeline.budgets import judge
 from mpo.pipeline.context import Context
@@ -19,6 +20,7 @@ from mpo.pipeline.places import Place
 from mpo.pipeline.saved import read, save
 from mpo.profiles.measure import measure_pair
 from mpo.records import (
+    Acceptance,
     Analysis,
     Artifact,
     BudgetResult,
@@ -101,7 +103,7 @@ def status_of(
     if not all(result.met for result in results):
         return "infeasible"
     lost = drop(original.validation, optimized.validation)
-    return "below-floor" if lost > context.recipe.allowed_drop() else "met"
+    return "below-floor" if exceeds(lost, context.recipe.allowed_drop()) else "met"
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Outcome:
     recovery: Recovery | None = None
     contract: Contract | None = None
     formats: tuple[Exported, ...] = ()
+    acceptance: Acceptance | None = None
 
 
 def make_report(context: Context, outcome: Outcome) -> Report:
@@ -150,6 +153,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         artifacts=artifacts(context.folder.path, precision_of(optimized), outcome.formats),
         formats=outcome.formats,
         recovery=outcome.recovery,
+        acceptance=outcome.acceptance,
         analysis=outcome.analysis,
         plan=plan,
         contract=outcome.contract,
@@ -157,7 +161,7 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=(*told, *format_notes(outcome.formats)),
+        warnings=(*told, *warning(outcome.acceptance), *format_notes(outcome.formats)),
     )
 
 
@@ -229,7 +233,8 @@ def warnings(
     context: Context, original: Measured, optimized: Measured, plan: Plan, ratio: Ratio
 ) -> tuple[str, ...]:
     """Everything a reader must know before trusting the figures."""
-    told = [*context.splits().notes, *context.converted, *original.warnings, *optimized.warnings]
+    told = [*plan.cut, *context.splits().notes, *context.converted]
+    told += [*original.warnings, *optimized.warnings]
     told += disagreement(original, optimized, ratio) if plan.removed else []
     lost = drop(original.figures.quality, optimized.figures.quality)
     if plan.removed and lost > context.recipe.allowed_drop():

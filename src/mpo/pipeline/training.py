@@ -12,7 +12,9 @@ from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import evaluate, predictor
 from mpo.optimizer.rates import choose_rate
 from mpo.optimizer.recover import Judge, Schedule, recover
+from mpo.optimizer.unpruned import Weights
 from mpo.pipeline.context import Context
+from mpo.pipeline.fingerprints import fingerprint_model
 from mpo.pipeline.shipping import shipped_quality
 from mpo.pipeline.snapshots import FolderKeeper
 from mpo.records import PlanCandidate, Quality, Recovery
@@ -21,10 +23,18 @@ UNTOUCHED = "nothing was removed, so nothing was trained"
 
 
 def tried(
-    context: Context, candidate: PlanCandidate, original: Quality, schedule: Schedule
+    context: Context,
+    candidate: PlanCandidate,
+    original: Quality,
+    schedule: Schedule,
+    start: Weights | None = None,
 ) -> tuple[nn.Module, PlanCandidate, Recovery]:
-    """A plan's model after training, and the plan with the quality of what would be shipped."""
-    model, story = train(context, candidate, original, schedule)
+    """A plan's model after training, and the plan with the quality of what would be shipped.
+
+    Args:
+        start: weights to begin with; the original's without the removed blocks when None.
+    """
+    model, story = train(context, candidate, original, schedule, start)
     quality = story.after
     if candidate.precision != "fp32":
         quality = shipped_quality(context, model, candidate.precision).value
@@ -48,6 +58,7 @@ def train(
     candidate: PlanCandidate,
     original: Quality,
     schedule: Schedule,
+    start: Weights | None = None,
 ) -> tuple[nn.Module, Recovery]:
     """Build a plan's model and fine-tune it by distillation from the original; where nothing is
     removed there is nothing to recover."""
@@ -58,10 +69,15 @@ def train(
         )
         return copy.deepcopy(context.original), story
     model = context.without(candidate.removed)
+    if start is not None:
+        model.load_state_dict(dict(start))
     objective = objective_of(context)
     train_split = context.splits().train
     judge = judge_on(context)
-    keeper = FolderKeeper(context.folder, identity(candidate, schedule))
+    told = identity(candidate, schedule)
+    if start is not None:
+        told["start"] = fingerprint_model(model)
+    keeper = FolderKeeper(context.folder, told)
     story = recover(
         model, objective, train_split, judge, original, schedule, context.progress, keeper
     )
