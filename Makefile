@@ -87,14 +87,14 @@ data: setup ## fetch what the other examples need (about 140 MB), train the sent
 	$(BIN)/python examples/fetch.py
 	$(BIN)/python examples/sentiment/train.py
 
-# benchmarks/gate_trials.py takes hours; it is run by hand. networks.py only holds models.
+# benchmarks/gate_trials.py takes hours, kills.py half of one; both are run by hand. networks.py only holds models.
 bench: setup ## run benchmarks/*.py (needs `make data`); raw results go to benchmarks/results
 	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "bench: benchmarks/ holds no script yet"; exit 2; }
-	@set -e; for script in $(filter-out benchmarks/gate_trials.py,$(wildcard benchmarks/*.py)); do echo "bench: $$script"; $(BIN)/python $$script $(ARGS); done
+	@set -e; for script in $(filter-out benchmarks/gate_trials.py benchmarks/kills.py,$(wildcard benchmarks/*.py)); do echo "bench: $$script"; $(BIN)/python $$script $(ARGS); done
 
-docs: setup ## write docs/cli.md from the command line itself, check every link
+docs: setup ## write docs/cli.md from the command line itself, docs/faults.md from the tests; check links
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -P -m pytest -q tests/house/test_docs.py
+	$(BIN)/python -P -m pytest -q tests/house/test_docs.py tests/house/test_faults.py
 
 clean: ## remove what was built (not .venv, not data/, not runs/)
 	rm -rf build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,7 @@
-"""Write docs/cli.md from the command line itself: `make docs`, or `python docs/generate.py`."""
+"""Write docs/cli.md from the command line itself and docs/faults.md from the tests' marks.
+
+`make docs`, or `python docs/generate.py`.
+"""
 
 from __future__ import annotations
 
@@ -40,5 +43,8 @@ def reference() -> str:
 
 
 if __name__ == "__main__":
+    from faults import marked, table
+
     TARGET.write_text(reference(), encoding="utf-8")
-    click.echo(f"docs: wrote {TARGET.name}")
+    TARGET.with_name("faults.md").write_text(table(marked()), encoding="utf-8")
+    click.echo(f"docs: wrote {TARGET.name} and faults.md")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import psutil
 
+from mpo.guardian import guarded
 from mpo.timing import Stopwatch
 
 Kind = Literal["ended", "failed", "crashed", "timed-out", "out-of-memory"]
@@ -88,7 +89,8 @@ def run_child(
             )
         except OSError as error:
             return Ended("failed", f"could not start: {error.strerror or error}", "", "", 0.0, 0)
-        kind, peak = _watch(child, timeout, limit)
+        with guarded(child.pid):
+            kind, peak = _watch(child, timeout, limit)
         seconds = watch.seconds
         output, errors = _head(files[1]), _tail(files[2])
     reason = ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
 
+from mpo.files import replacing
 from mpo.store import writable, write_atomic
 
 SUFFIX = ".data"
@@ -73,19 +73,12 @@ def write_external(
 
 
 def _write_weights(graph: ModelProto, target: Path, source: Path | None) -> ExportedFile:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     digest, size = hashlib.sha256(), 0
-    try:
-        with temporary.open("wb") as file:
-            for chunk in _take_weights(graph, target.name, source):
-                file.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        for chunk in _take_weights(graph, target.name, source):
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
     return ExportedFile(target, size, digest.hexdigest())
 
 

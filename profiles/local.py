@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from mpo.errors import MpoError
+from mpo.guardian import guarded
 from mpo.profiles.jobs import FIXED, KEPT, LAUNCHER, Job, read_answer, too_slow
 
 # Of the memory that is free now a job may take so much; a model that asks for more fails with the
@@ -44,7 +45,8 @@ class LocalTarget:
             )
         except OSError as error:
             raise MpoError(f"The measuring process could not start: {error}.") from error
-        return _answer(child, job)
+        with guarded(child.pid):
+            return _answer(child, job)
 
     def _launcher(self) -> tuple[str, ...]:
         """A GPU's driver maps more than the machine has, so only a CPU's jobs are bounded."""

@@ -88,7 +88,8 @@ def test_overwrite_deletes_only_what_mpo_writes(tmp_path: Path) -> None:
     open_run(tmp_path / "run", "a = 1").close()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     (tmp_path / "run" / "report.json").write_text("old")
-    open_run(tmp_path / "run", "a = 2", overwrite=True).close()
+    with open_run(tmp_path / "run", "a = 2", overwrite=True) as new:
+        new.settle()
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "run" / "report.json").exists()
 

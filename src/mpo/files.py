@@ -72,6 +72,10 @@ class Disk:
         """Delete an empty folder."""
         path.rmdir()
 
+    def free(self, path: Path) -> int:
+        """Bytes that may still be written below a folder that is there."""
+        return shutil.disk_usage(path).free
+
 
 disk = Disk()
 
@@ -178,7 +182,7 @@ def free_bytes(path: Path) -> int:
     place = path
     while not place.exists() and place.parent != place:
         place = place.parent
-    return shutil.disk_usage(place).free
+    return disk.free(place)
 
 
 def _escaped(name: str) -> str:

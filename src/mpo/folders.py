@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mpo import files
 from mpo.errors import UsageError
-from mpo.store import sync_folder, writable
+from mpo.store import writable
 
 
 @contextlib.contextmanager
@@ -57,15 +58,13 @@ def require_free(path: Path, marker: str, *, overwrite: bool = False) -> None:
 
 def _swap(temporary: Path, path: Path) -> None:
     """Put a filled folder into the place of an older one."""
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+    for entry in (*temporary.rglob("*"), temporary):
+        files.disk.sync(entry)
     old = temporary.with_name(f"{temporary.name}.old")
     if path.exists():
-        path.replace(old)
-    temporary.replace(path)
-    sync_folder(path.parent)
+        files.disk.rename(path, old)
+    files.disk.rename(temporary, path)
+    files.disk.sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,27 +15,8 @@ from typing import IO, Any
 from mpo import files
 from mpo.errors import MpoError
 from mpo.files import full, out_of_space, remove, writable, write_atomic
+from mpo.replacing import FORMATS, JOURNAL, RESULTS, STAGES, swap
 from mpo.stages import DamageWarning, Manifest, look, make, read_manifest, set_aside
-
-STAGES = "stages"
-JOURNAL = "journal.jsonl"
-RESULTS = (
-    "bench.json",
-    "contract.json",
-    "device.json",
-    "model.onnx",
-    "model.onnx.data",
-    "model.safetensors",
-    "original.onnx",
-    "original.onnx.data",
-    "plan.json",
-    "report.html",
-    "report.json",
-    "report.md",
-    "similarity.npz",
-    "witnesses.npz",
-)
-FORMATS = "model.*"  # the result in whatever format a plugin makes
 
 
 def fingerprint(value: Any) -> str:
@@ -64,8 +46,12 @@ class RunFolder:
         seconds: what each stage took when it was made, by name, for the stages met so far.
     """
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
-        self.path, self._lock = path, lock
+    def __init__(self, path: Path, lock: IO[str], replaces: Path | None = None) -> None:
+        """Args:
+        replaces: the folder of the older run whose place this one takes when it is settled.
+        """
+        self.path, self._lock, self._replaces = path, lock, replaces
+        self._lines = _lines_of(path / JOURNAL)
         self.seconds: dict[str, float] = {}
         self._chain = ""
         self._written: set[str] = set()
@@ -90,10 +76,15 @@ class RunFolder:
         return self.write(name, source.read_bytes())
 
     def journal(self, event: str, **facts: Any) -> None:
-        """Append one line to journal.jsonl."""
-        line = json.dumps({"event": event, **facts}, sort_keys=True, default=str) + "\n"
+        """Append one line to journal.jsonl: numbered, since clocks jump; on a line of its own, even
+        after one that a kill cut short."""
+        path = self.path / JOURNAL
+        line = json.dumps({"n": self._lines, "event": event, **facts}, default=str) + "\n"
         with writable(self.path):
-            files.disk.append(self.path / JOURNAL, line.encode())
+            torn = path.is_file() and path.stat().st_size and not _ends_line(path)
+            files.disk.append(path, (b"\n" if torn else b"") + line.encode())
+            files.disk.sync(path)
+        self._lines += 1
 
     def stage(self, name: str, key: Any, make: Callable[[Path], None]) -> Path:
         """The folder of a finished stage: kept when it was made from the same key after the very
@@ -107,13 +98,16 @@ class RunFolder:
         """
         target = self.path / STAGES / name
         wanted = fingerprint({"key": key, "after": self._chain})
+        making = Making(target, wanted)
         manifest = self._whole(target)
         if manifest is None or manifest["key"] != wanted:
             self._drop_results()
-            manifest = self._make(Making(target, wanted), make)
+            manifest = self._make(making, make)
             self.journal("stage made", stage=name, key=wanted)
         else:
             self.journal("stage kept", stage=name)
+        with writable(self.path):
+            remove(making.parts)
         self.seconds[name] = float(manifest["seconds"])
         self._chain = fingerprint([wanted, manifest["files"]])
         return target
@@ -156,6 +150,29 @@ class RunFolder:
         with writable(self.path):
             remove(self._under_way().parts / name)
 
+    @property
+    def under_way(self) -> str:
+        """The fingerprint of what the stage that is being made is made from; "" between stages."""
+        return self._making[-1].key if self._making else ""
+
+    def settle(self) -> None:
+        """The run has come to its end: with overwriting, it takes the older one's place now.
+
+        Raises:
+            MpoError: a stage of it is no longer whole; the older run stays.
+        """
+        if self._replaces is None:
+            return
+        for folder in sorted((self.path / STAGES).glob("[!.]*")):
+            if look(folder)[0] != "whole":
+                raise MpoError(
+                    f"The new run's stage {folder} is not whole; the older run stays.",
+                    hint="Run the same command again; check the disk.",
+                )
+        with writable(self._replaces):
+            swap(self.path, self._replaces)
+        self.path, self._replaces = self._replaces, None
+
     def _under_way(self) -> Making:
         if not self._making:
             raise RuntimeError("a part outside of any stage")
@@ -177,16 +194,14 @@ class RunFolder:
         with writable(self.path):
             if stage.parts.is_dir():
                 for entry in sorted(stage.parts.iterdir()):
-                    if not _is_of(entry, stage):
+                    draft = entry.name.endswith(".tmp")
+                    if draft or (look(entry)[0] == "whole" and not _is_of(entry, stage)):
                         remove(entry)
         self._making.append(stage)
         try:
-            manifest = self._commit(stage.target, {"key": stage.key}, fill)
+            return self._commit(stage.target, {"key": stage.key}, fill)
         finally:
             self._making.pop()
-        with writable(self.path):
-            remove(stage.parts)
-        return manifest
 
     def _commit(self, target: Path, facts: Manifest, fill: Callable[[Path], None]) -> Manifest:
         """Make a folder; a full disk is told as such, whichever library met it."""
@@ -219,6 +234,16 @@ class RunFolder:
     def close(self) -> None:
         """Let go of the lock."""
         self._lock.close()
+
+
+def _lines_of(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.is_file() else 0
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _is_of(part: Path, stage: Making) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from mpo.pipeline.guard import check_terms
 from mpo.pipeline.helping import with_precisions
 from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import is_run, rebuild
+from mpo.pipeline.remembering import Remembering
+from mpo.pipeline.room import require_room
 from mpo.pipeline.story import prepare, steady_torch, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, recipe_of_run, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import RunFolder, open_run
+from mpo.store import RunFolder, open_run, require_place
 from mpo.timing import Deadline
 
 
@@ -97,11 +100,20 @@ def under_way(
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
     check_terms(recipe)
     deadline = Deadline(recipe.seconds_allowed())
+    require_place(path, to_toml(recipe), overwrite=overwrite)
     found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with opened(recipe.target) as targets:
         places = places_of(recipe, targets)
         with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
-            yield Context(recipe, found, folder, progress, places, deadline)
+            kept = tuple(replace(one, target=Remembering(one.target, folder)) for one in places)
+            context = Context(recipe, found, folder, progress, kept, deadline)
+            require_room(context)
+            try:
+                yield context
+            except InfeasibleError:  # an answer too: the closest plan is there
+                folder.settle()
+                raise
+            folder.settle()
 
 
 def plan(
@@ -165,6 +177,7 @@ def plan_recipe(
     path = output or Path("runs") / slug(recipe.subject)
     with under_way(recipe, path, subject, overwrite=overwrite, progress=progress) as context:
         prepare(context)
+        context.folder.settle()
         try:
             return dry_run(path, recipe, explain=explain)
         except InfeasibleError as error:

@@ -7,7 +7,6 @@ ASCII, the manifest in one canonical spelling. The layout is mpo_edge.py's own, 
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from mpo.bundle import mpo_edge
 from mpo.bundle.reader import OpenBundle, open_bundle, told
 from mpo.errors import UsageError
+from mpo.files import replacing
 from mpo.records import Bundle, BundleFile
 from mpo.records.bundle import Role
 from mpo.store import writable
@@ -129,18 +129,12 @@ def _write(
         members[mpo_edge.SIGNATURE] = partial(_chunks, signature)
     with told():
         mpo_edge.check_names(list(members))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with writable(target):
-            _pack(temporary, members)
+    with writable(target), replacing(target) as temporary:
+        _pack(temporary, members)
         with open_bundle(temporary) as bundle:
             bundle.verify()
             digest = bundle.digest
-        with writable(target):
-            temporary.replace(target)
-        return digest
-    finally:
-        temporary.unlink(missing_ok=True)
+    return digest
 
 
 def _pack(path: Path, members: Mapping[str, Chunks]) -> None:
@@ -167,5 +161,3 @@ def _pack(path: Path, members: Mapping[str, Chunks]) -> None:
             offset = after
         file.write(directory)
         file.write(mpo_edge.end_record(len(members), len(directory), offset))
-        file.flush()
-        os.fsync(file.fileno())

@@ -106,4 +106,4 @@ def optimize(
         made = all(one.ok for one in report.formats)
         return exit_code(report, strict=strict) or (0 if made else PARTIAL)
 
-    run(work, verbose=verbose, as_json=as_json)
+    run(work, verbose=verbose, as_json=as_json, resumable=True)

@@ -57,7 +57,7 @@ def plan(
             console().print(plan_table(found))
         return 0
 
-    run(work, verbose=verbose, as_json=as_json)
+    run(work, verbose=verbose, as_json=as_json, resumable=True)
 
 
 def only_budgets(options: dict[str, Any], output: Path | None, overwrite: bool) -> None:

@@ -27,7 +27,12 @@ from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.optimizer.tasks import is_classification
 from mpo.pipeline.effort import EFFORTS, Measuring
-from mpo.pipeline.fingerprints import fingerprint_code, fingerprint_model, fingerprint_split
+from mpo.pipeline.fingerprints import (
+    fingerprint_code,
+    fingerprint_model,
+    fingerprint_package,
+    fingerprint_split,
+)
 from mpo.pipeline.places import Place
 from mpo.recipe import Recipe
 from mpo.records import Block
@@ -173,14 +178,14 @@ class Context:
     def base_key(self) -> dict[str, Any]:
         """What all stages depend on, so that nothing is kept that was made of something else.
 
-        This version, the recipe but for what is wanted (WISHES), the targets' devices, the
+        This code, the recipe but for what is wanted (WISHES), the targets' devices, the
         original's structure and weights, the files that the subject names, and of each split its
         length and leading batches. Not seen: files that the subject file imports, and data beyond
         those batches.
         """
         splits = self.splits()
         return {
-            "mpo": __version__,
+            "mpo": fingerprint_package(),
             "recipe": self.recipe.model_dump(mode="json", exclude=WISHES),
             "machines": [
                 [place.name, place.fingerprint, place.environment.model_dump(mode="json")]

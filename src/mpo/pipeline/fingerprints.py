@@ -1,11 +1,13 @@
-"""Digests of what a run depends on: a model, a split, the user's functions."""
+"""Digests of what a run depends on: a model, a split, the user's functions, mpo's own code."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,25 @@ from torch import Tensor, nn
 from mpo.optimizer.batches import leaves
 from mpo.optimizer.splits import Split
 
+# Folders whose code a stage's result can depend on; the rest calls, shows and stores.
+MAKERS = ("exporters", "optimizer", "pipeline", "profiles", "records")
 LEADING = 2  # batches of a split that are read
+
+
+@functools.cache
+def fingerprint_package() -> str:
+    """sha256 over the code that makes stages: another version of mpo in which none of it changed
+    keeps what is finished, and a change of it does not, whatever the version says."""
+    return digest_of(Path(__file__).parents[1])
+
+
+def digest_of(home: Path) -> str:
+    """sha256 over the names and the code of the modules that make stages, of the package there."""
+    digest = hashlib.sha256()
+    for folder in MAKERS:
+        for path in sorted((home / folder).glob("*.py")):
+            digest.update(f"{folder}/{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def fingerprint_model(model: nn.Module) -> str:

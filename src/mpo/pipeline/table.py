@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from mpo import __version__
 from mpo.optimizer.batches import limit
 from mpo.optimizer.isolate import Isolated, isolate
 from mpo.pipeline.budgets import COUNTED, key_of
 from mpo.pipeline.context import Context
+from mpo.pipeline.fingerprints import fingerprint_package
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.parts import Parts, Source, take_apart
 from mpo.pipeline.places import Place
@@ -97,7 +97,7 @@ def _key(
 ) -> dict[str, object]:
     """What the tables depend on; anchors follow from the original and the blocks' names."""
     return {
-        "mpo": __version__,
+        "mpo": fingerprint_package(),
         "metrics": metrics,
         "effort": context.recipe.effort,
         "units": {name: alone[name].key for name in source.names},

@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM: the first ends the work where it stands, so that everything is rolled back or
+finished; a second Ctrl-C, or a SIGTERM that native code keeps waiting, ends the process at once.
+What lies on disk is whole at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+GRACE_S = 8.0  # from SIGTERM to the end; Slurm and CI servers give ten seconds or more
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def stoppable(said: Callable[[], None]) -> Iterator[None]:
+    """Inside the block, SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated.
+
+    Args:
+        said: called before an end at once, from another thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    hears, speaks = socket.socketpair()
+    speaks.setblocking(False)
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, _interrupt),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, _terminate),
+    }
+    woken = signal.set_wakeup_fd(speaks.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(hears, said), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        speaks.close()
+
+
+def _listen(hears: socket.socket, said: Callable[[], None]) -> None:
+    """Read the numbers of signals, which come here even while the main thread is in native code."""
+    interrupts, ending = 0, 0
+    with hears:
+        while True:
+            hears.settimeout(GRACE_S if ending else None)
+            try:
+                numbers = hears.recv(64)
+            except TimeoutError:
+                _now(said, ending)
+            if not numbers:
+                return
+            interrupts += numbers.count(signal.SIGINT)
+            if interrupts > 1:
+                _now(said, INTERRUPTED)
+            if signal.SIGTERM in numbers:
+                ending = TERMINATED
+
+
+def _now(said: Callable[[], None], code: int) -> NoReturn:
+    with contextlib.suppress(OSError):
+        said()
+    os._exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
