@@ -56,11 +56,13 @@ def refused(result: Result, code: int, said: str, hint: str = "hint: ") -> None:
     assert result.output.count("error: ") == 1
 
 
+@pytest.mark.case(61)
 def test_unknown_unit(tmp_path: Path) -> None:
     refused(run(tmp_path, TINY, budget="5XB"), 2, "unknown unit 'XB'")
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.case(61)
 def test_budget_without_unit(tmp_path: Path) -> None:
     refused(run(tmp_path, TINY, budget="5"), 2, "has no unit")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import mpo
-from mpo.pipeline import workshop
+from mpo.pipeline import training
 from mpo.pipeline.context import Context
 from mpo.pipeline.recovery import Trained, kept, train_plans
 from mpo.records import Acceptance, Plan, PlanCandidate
@@ -38,15 +38,15 @@ def verdicts(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> list[tuple[int
 
     def acceptor_of(context: Context) -> Any:
         def accept(model: nn.Module, precision: str, look: int) -> Acceptance:
-            asked.append((look, len(model.get_submodule("1"))))  # type: ignore[arg-type]
+            asked.append((look, len(list(model.get_submodule("1").children()))))
             return Acceptance(
                 verdict=next(rest, "accepted"), drop=0.0, bound=0.0, allowed=0.05, samples=512,
                 alpha=0.025, look=look, method="score",
-            )  # type: ignore[arg-type]  # fmt: skip
+            )  # fmt: skip
 
         return accept
 
-    monkeypatch.setattr(workshop, "acceptor_of", acceptor_of)
+    monkeypatch.setattr("mpo.pipeline.workshop.acceptor_of", acceptor_of)
     return asked
 
 
@@ -150,13 +150,13 @@ def test_later_rounds_start_from_the_trained_model_and_not_from_the_original(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    real = workshop.tried
+    real = training.tried
 
     def tried(context: Any, candidate: Any, original: Any, schedule: Any, start: Any) -> Any:
         seen.append(start)
         return real(context, candidate, original, schedule, start)
 
-    monkeypatch.setattr(workshop, "tried", tried)
+    monkeypatch.setattr("mpo.pipeline.workshop.tried", tried)
     with context_in(tmp_path / "run", rounds=2, epochs=2, max_drop="50%") as context:
         carried(context, plan_of(("1.2", "1.4")))
         head = context.original.get_parameter("2.weight")
@@ -192,7 +192,7 @@ def test_a_killed_run_does_not_train_a_finished_round_again(
     """The second attempt dies; the next call trains only that one, and ends as an undisturbed
     run."""
     folder, trained = tmp_path / "run", list[str]()
-    real = workshop.tried
+    real = training.tried
 
     def tried(context: Any, candidate: Any, *rest: Any) -> Any:
         trained.append(",".join(candidate.removed))
@@ -200,7 +200,7 @@ def test_a_killed_run_does_not_train_a_finished_round_again(
             raise KeyboardInterrupt
         return real(context, candidate, *rest)
 
-    monkeypatch.setattr(workshop, "tried", tried)
+    monkeypatch.setattr("mpo.pipeline.workshop.tried", tried)
     options: dict[str, Any] = {"rounds": 2, "max_drop": "50%"}
     with context_in(folder, **options) as context, pytest.raises(KeyboardInterrupt):
         carried(context, plan_of(("1.2", "1.4")))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-import torch
 from torch import nn
 
 from mpo.errors import InfeasibleError, UsageError
@@ -38,8 +36,8 @@ from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.pipeline.sessions import with_sessions
 from mpo.pipeline.shipping import require_data
+from mpo.pipeline.steady import steady_torch
 from mpo.pipeline.table import cost_tables
-from mpo.profiles.device import physical_cores
 from mpo.records import Analysis, Plan, Report
 
 STAGE_ORIGINAL = "original"
@@ -134,23 +132,6 @@ def already_met(context: Context, original: Measured) -> bool:
     if context.recipe.precision not in ("fp32", "auto"):
         return False
     return all_hold(context.recipe.budgets(), original.costs(), context.targets)
-
-
-@contextlib.contextmanager
-def steady_torch() -> Iterator[None]:
-    """torch on the physical cores this process may use: the same count gives the same sums.
-
-    The attention fast path is off, because it hands nested tensors from layer to layer, which have
-    no shape to compare.
-    """
-    threads, fast = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
-    torch.set_num_threads(physical_cores())
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def decide(context: Context, analysis: Analysis, original: Measured) -> Trained:
