@@ -15,7 +15,7 @@ from mpo.pipeline import training
 from mpo.pipeline.context import Context
 from mpo.pipeline.recovery import Trained, kept, train_plans
 from mpo.records import Acceptance, Plan, PlanCandidate
-from tests.pipeline.carrying import context_in, original_of, plan_of
+from tests.pipeline.carrying import MODEL, context_in, original_of, plan_of
 from tests.subjects import tiny
 
 FOUR = ("1.0", "1.2", "1.3", "1.5")
@@ -235,3 +235,29 @@ def test_choosing_and_training_never_read_the_test_split(tmp_path: Path) -> None
     with context_in(tmp_path / "run", data=data, rounds=2) as context:
         carried(context, plan_of(("1.2", "1.4"), ("1.3", "1.5")))
     assert test.passes == 0
+
+
+def test_a_whole_run_reads_the_test_split_twice_for_the_original_and_for_the_result(
+    tmp_path: Path,
+) -> None:
+    """Once each; what else looks at it stops after the leading batches."""
+    x, y = tiny.samples(3, 640)
+    test = Counted(list(zip(x.split(16), y.split(16), strict=True)))
+    data = mpo.Data(train=tiny.split(1, 512), validation=tiny.split(2, 512), test=test)
+    report = mpo.optimize(
+        mpo.Subject(MODEL, data, name="tiny"), "params=60%", output=tmp_path / "run",
+        threads=1, effort="quick", epochs=1, max_drop="10%",
+    )  # fmt: skip
+    assert report.status == "met"
+    assert test.passes == 2
+
+
+def test_without_fine_tuning_nothing_is_trained_and_the_guard_judges_all_the_same(
+    tmp_path: Path,
+) -> None:
+    with context_in(tmp_path / "run", finetune=False, max_drop="90%") as context:
+        model, plan, story = carried(context, plan_of(("1.3", "1.4")))
+        head = context.original.get_parameter("2.weight")
+    assert story.epochs == 0
+    assert torch.equal(model.get_parameter("2.weight"), head)
+    assert chosen(plan).acceptance is not None

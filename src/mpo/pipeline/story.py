@@ -16,6 +16,7 @@ from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.combining import combined_plan, posed
 from mpo.pipeline.context import Context
+from mpo.pipeline.doubts import doubts, tell_doubts
 from mpo.pipeline.exportstage import export_formats, wanted_formats
 from mpo.pipeline.finishing import finish
 from mpo.pipeline.guard import stage_contract
@@ -171,9 +172,13 @@ def stage_original(context: Context) -> Measured:
 
     def make(folder: Path) -> Measured:
         path = folder / ORIGINAL
-        return measure_model(context, context.original, path, "original", None, context.facts())
+        made = measure_model(context, context.original, path, "original", None, context.facts())
+        told = (*made.warnings, *doubts(context, made.validation))
+        return made.model_copy(update={"warnings": told})
 
-    return _staged(context, STAGE_ORIGINAL, context.base_key, ORIGINAL, make)
+    made = _staged(context, STAGE_ORIGINAL, context.base_key, ORIGINAL, make)
+    tell_doubts(made.warnings)
+    return made
 
 
 def stage_result(context: Context, model: nn.Module, original: Measured, plan: Plan) -> Measured:
