@@ -432,7 +432,8 @@ def laid_out(bundle: Opened) -> Path:
 def check_weights(raw: Any, known: set[bytes]) -> None:
     """Refuse a model that reads weights from any file but those of the bundle, wherever in nested
     graphs, functions and sparse tensors it says so: older runtimes follow links and "../"."""
-    deep = raw.find(b"location") >= 0  # the key before such a name; most models have it nowhere
+    # The key before a file's name; most models have it nowhere.
+    deep = any(b"location" in raw[at : at + CHUNK + 7] for at in range(0, len(raw), CHUNK))
     pending = [("model", 0, len(raw))]
     while pending:
         kind, place, end = pending.pop()
@@ -487,8 +488,7 @@ def calls_of(bundle: Opened, most: int) -> list[list[dict[str, Any]]]:
     test, both = bundle.manifest["selftest"], []
     for key in ("inputs", "outputs"):
         arrays = read_arrays(bundle.read(test[key]), call="0:" if most == 1 else "")
-        names = [one["name"] for one in bundle.manifest[key]]
-        calls = range(test["samples"])
+        names, calls = [one["name"] for one in bundle.manifest[key]], range(test["samples"])
         if set(arrays) != {"%d:%s" % (call, name) for call in calls for name in names}:
             raise refused("The self-test's %s are not those of the model." % key)
         both.append([{name: arrays["%d:%s" % (n, name)] for name in names} for n in calls[:most]])
