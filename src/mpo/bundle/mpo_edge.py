@@ -864,9 +864,9 @@ def verify(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
     """Whether every byte of a bundle is what its manifest says (0, else 8), and who signed it."""
     bundle.verify()
     raw, told = bundle.signature(), "not checked"
-    if raw is None or not asked.key:
+    if raw is None or asked.key is None:
         told = "none" if raw is None else told
-        if asked.key or asked.require_signature:
+        if asked.key is not None or asked.require_signature:
             raise EdgeError(REFUSED, "A signature is required; here: %s." % told, "--key KEY.pub")
     else:
         place = __name__.rpartition(".")[0] + ".mpo_signature"  # it lies beside this file
@@ -954,7 +954,7 @@ OPTIONS: dict[Any, dict[str, Any]] = {  # of each command, with their defaults; 
 
 
 def parsed(arguments: list[str]) -> SimpleNamespace:
-    """What the command line asks for; argparse takes longer to load than a small model."""
+    """What the command line asks for; argparse would cost every start some 5 ms."""
     if arguments[:1] == ["_child"]:  # of this program: JSON
         asked = SimpleNamespace(**json.loads(arguments[1]))
         asked.does = {"build_here": build_here, "measure": measure}[asked.does]
