@@ -95,9 +95,9 @@ class Recipe(Record):
 
     @property
     def passes(self) -> int:
-        """Passes over the training data that recovery may make: `epochs`, or none without
-        fine-tuning."""
-        return self.epochs if self.finetune else 0
+        """Passes over the training data that recovery may make: `epochs`; none without fine-tuning,
+        and none over random inputs, from which nothing can be learned."""
+        return self.epochs if self.finetune and not self.input else 0
 
     def seconds_allowed(self) -> float | None:
         """`time_limit` in seconds; None when there is none."""
