@@ -36,8 +36,8 @@ GRID = (0.99, 0.98, 0.97, 0.95, 0.92, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 RUNS = 2  # thresholds of the grid that are tried at most
 SIZES = {  # leading examples: train, validation, test
     "digits": (800, 300, 497),
-    "fashion": (3000, 1000, 2000),
-    "sentiment": (600, 500, 1000),
+    "fashion": (2000, 1000, 2000),
+    "sentiment": (400, 500, 1000),
 }
 MAX_DROP = "2%"
 
