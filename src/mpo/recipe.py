@@ -222,10 +222,11 @@ def make_recipe(**values: Any) -> Recipe:
             "mpruner-paper plans no budgets, so it cannot choose a precision.",
             hint="Name one: --precision int8.",
         )
-    if recipe.method == "mpruner-paper" and (recipe.rounds > 1 or not recipe.finetune):
+    own = recipe.rounds > 1 or not recipe.finetune or recipe.time_limit is not None
+    if recipe.method == "mpruner-paper" and own:
         raise UsageError(
             "mpruner-paper retrains after each removal, by a schedule of its own.",
-            hint="Leave out --rounds and --no-finetune, or take --method mpruner.",
+            hint="Leave out --rounds, --time-limit and --no-finetune, or take --method mpruner.",
         )
     recipe.budgets()
     recipe.allowed_drop()
