@@ -5,7 +5,7 @@ uniformly over the time that the first one took, and each time the same command 
 the end of each: the same plan, the same ONNX file, nothing made twice that was finished, nothing
 left.
 
-    python benchmarks/kills.py [--kills 25] [--chain 5] [--seed 0] [--out FILE]
+    python benchmarks/kills.py [--kills 25] [--chain 5] [--seed 0] [--quick] [--out FILE]
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "kills.json"
-COMMAND = ("optimize", "examples/digits/subject.py", "--budget", "params=60%", "-q")
+COMMAND = ["optimize", "examples/digits/subject.py", "--budget", "params=60%", "-q"]
+QUICK = ["--effort", "quick", "--epochs", "4", "--candidates", "1"]
 START = "from mpo.cli import main; main()"
 MARK = "MPO_BENCHMARK_KILLS"  # in the environment of every process that a run starts
 PATIENCE = 5.0  # seconds in which children of a killed run must be gone
@@ -41,8 +42,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--chain", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help=" ".join(QUICK))
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
+    COMMAND.extend(QUICK if asked.quick else [])
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         home = Path(name)
         alone = home / "alone"
