@@ -192,7 +192,8 @@ def shortlist(
     """The plans by their quality after a short training, the best first."""
     if len(candidates) == 1 or context.recipe.passes == 0:
         return list(candidates)
-    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS, stop=context.deadline.over)
+    stop = context.deadline.over if context.deadline.seconds is not None else None
+    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS, stop=stop)
     found = [tried(context, candidate, original, short)[1] for candidate in candidates]
     sign = -1.0 if original.lower_is_better else 1.0
     return sorted(found, key=lambda one: -sign * (one.recovered_quality or 0.0))

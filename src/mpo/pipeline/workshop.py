@@ -73,7 +73,8 @@ class Workshop:
         context, late = self.context, self.context.deadline.over()
         stop = Stop(context.deadline)
         rate, epochs = (None, 0) if late else (self.rate, epochs)
-        schedule = Schedule(rate, epochs, context.recipe.seed, stop=stop)
+        limited = context.deadline.seconds is not None
+        schedule = Schedule(rate, epochs, context.recipe.seed, stop=stop if limited else None)
         model, found, story = tried(context, candidate, self.original, schedule, start)
         acceptance = self.accept(model, candidate.precision, look)
         contract = self.guard(model, candidate.precision, look)
