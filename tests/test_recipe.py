@@ -111,6 +111,7 @@ def test_the_keys_of_recovery_are_checked_and_survive_the_toml(tmp_path: Path) -
         {"time_limit": "30"},
         {"method": "mpruner-paper", "rounds": 2},
         {"method": "mpruner-paper", "finetune": False},
+        {"method": "mpruner-paper", "time_limit": "1h"},
     ],
 )
 def test_what_recovery_cannot_do_is_refused(values: dict[str, object]) -> None:

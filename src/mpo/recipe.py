@@ -95,9 +95,9 @@ class Recipe(Record):
 
     @property
     def passes(self) -> int:
-        """Passes over the training data that recovery may make: `epochs`, or none without
-        fine-tuning."""
-        return self.epochs if self.finetune else 0
+        """Passes over the training data that recovery may make: `epochs`; none without fine-tuning,
+        and none over random inputs, from which nothing can be learned."""
+        return self.epochs if self.finetune and not self.input else 0
 
     def seconds_allowed(self) -> float | None:
         """`time_limit` in seconds; None when there is none."""
@@ -222,10 +222,11 @@ def make_recipe(**values: Any) -> Recipe:
             "mpruner-paper plans no budgets, so it cannot choose a precision.",
             hint="Name one: --precision int8.",
         )
-    if recipe.method == "mpruner-paper" and (recipe.rounds > 1 or not recipe.finetune):
+    own = recipe.rounds > 1 or not recipe.finetune or recipe.time_limit is not None
+    if recipe.method == "mpruner-paper" and own:
         raise UsageError(
             "mpruner-paper retrains after each removal, by a schedule of its own.",
-            hint="Leave out --rounds and --no-finetune, or take --method mpruner.",
+            hint="Leave out --rounds, --time-limit and --no-finetune, or take --method mpruner.",
         )
     recipe.budgets()
     recipe.allowed_drop()

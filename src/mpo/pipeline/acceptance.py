@@ -69,8 +69,9 @@ def stage_acceptance(context: Context, plan: Plan, file: Path) -> Acceptance | N
     In another precision than fp32 the finished file is judged once more, since finishing it may
     have kept some layers in float32.
     """
-    chosen = next((one for one in plan.alternatives if one.removed == plan.removed), None)
-    found = chosen.acceptance if chosen else None
+    wanted = (plan.removed, plan.precision)
+    chosen = [one for one in plan.alternatives if (one.removed, one.precision) == wanted]
+    found = chosen[0].acceptance if chosen else None
     if found is None or plan.precision == "fp32":
         return found
     looks = [one.acceptance for one in plan.alternatives]

@@ -11,13 +11,13 @@ from torch import nn
 
 from mpo.optimizer.artifact import load_pruned, save_model
 from mpo.optimizer.recover import Schedule
-from mpo.pipeline.acceptance import provable
+from mpo.pipeline.acceptance import provable, rank
 from mpo.pipeline.aims import harm_of
 from mpo.pipeline.context import Context
 from mpo.pipeline.finished import Finished
 from mpo.pipeline.measuring import Measured
 from mpo.pipeline.planning import LIMIT
-from mpo.pipeline.rounds import carried_out, interim
+from mpo.pipeline.rounds import REJECTED, carried_out, interim
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.training import first_rate, tried
 from mpo.pipeline.workshop import workshop_of
@@ -25,7 +25,7 @@ from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Record,
 
 SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
-LAST = "accepted"  # folder of the last accepted model on the way to a rejected plan
+LAST = "accepted"  # names the files of the last accepted model on the way to a rejected plan
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Chosen:
         if enough(done[-1][0]):
             break
     best, last = min(done, key=lambda pair: shop.rank(pair[0]))
+    if rank(best.candidate.acceptance) == REJECTED and last is None:
+        last = next((safe for _, safe in done if safe), None)
     cut += [what for one, _ in done for what in one.attempt.cut]
     return Chosen(
         best.model, settled(context, plan, best, done, ranked, cut, last), best.attempt.story, last
@@ -190,7 +192,8 @@ def shortlist(
     """The plans by their quality after a short training, the best first."""
     if len(candidates) == 1 or context.recipe.passes == 0:
         return list(candidates)
-    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS, stop=context.deadline.over)
+    stop = context.deadline.over if context.deadline.seconds is not None else None
+    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS, stop=stop)
     found = [tried(context, candidate, original, short)[1] for candidate in candidates]
     sign = -1.0 if original.lower_is_better else 1.0
     return sorted(found, key=lambda one: -sign * (one.recovered_quality or 0.0))

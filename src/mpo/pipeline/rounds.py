@@ -48,7 +48,8 @@ class Walk:
         vain: rounds that were undone.
         refused: sets of blocks whose removal was rejected from `last`.
         told: the rounds so far.
-        ends: models without all of the plan's blocks.
+        ends: models that all of the plan's blocks are gone from.
+        cut: what --time-limit kept from being done.
     """
 
     shop: Workshop
@@ -63,6 +64,7 @@ class Walk:
     refused: list[frozenset[str]] = field(default_factory=list)
     told: list[Round] = field(default_factory=list)
     ends: list[Finished] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -163,6 +165,7 @@ class Walk:
     def note(self, chosen: tuple[str, ...], done: Finished, kept: bool) -> None:
         """Keep what a round came to."""
         acceptance = done.candidate.acceptance
+        self.cut += done.attempt.cut
         if acceptance is not None:
             epochs, gone = done.attempt.story.epochs, len(self.gone) + len(chosen)
             self.told.append(
@@ -188,7 +191,8 @@ def carried_out(shop: Workshop, goal: PlanCandidate) -> tuple[Finished, Finished
 def told(best: Finished, walk: Walk) -> Finished:
     """The plan's model with the story of its rounds."""
     candidate = best.candidate.model_copy(update={"rounds": tuple(walk.told)})
-    attempt = best.attempt.model_copy(update={"candidate": candidate})
+    known = {"candidate": candidate, "cut": tuple(dict.fromkeys(walk.cut))}
+    attempt = best.attempt.model_copy(update=known)
     return Finished(best.model, attempt)
 
 
@@ -201,7 +205,7 @@ def interim(context: Context, kept: Finished) -> str:
     """What is told of the last accepted model on the way to a rejected plan."""
     gone = kept.candidate.removed
     return (
-        f"The last model that the guard let pass lacks {len(gone)} blocks "
-        f"({', '.join(gone)}) and holds {context.subject.name}'s quality, but not the budgets; "
-        "its weights are kept in stages/recovery/accepted."
+        f"The last model that the guard let pass is {context.subject.name} without "
+        f"{', '.join(gone)}: its quality holds, the budgets do not. Its weights are kept in "
+        "stages/recovery/accepted.safetensors."
     )

@@ -16,6 +16,7 @@ from mpo.pipeline.finished import Attempt, Finished, finished
 from mpo.pipeline.guard import Guard, guard_of, noted
 from mpo.pipeline.training import tried
 from mpo.records import PlanCandidate, Quality
+from mpo.timing import Deadline
 
 Rank = tuple[bool, int, float]
 
@@ -70,14 +71,16 @@ class Workshop:
         self, candidate: PlanCandidate, epochs: int, look: int, start: Weights | None
     ) -> Finished:
         context, late = self.context, self.context.deadline.over()
-        rate = None if late else self.rate
-        schedule = Schedule(
-            rate, 0 if late else epochs, context.recipe.seed, stop=context.deadline.over
-        )
+        stop = Stop(context.deadline)
+        rate, epochs = (None, 0) if late else (self.rate, epochs)
+        limited = context.deadline.seconds is not None
+        schedule = Schedule(rate, epochs, context.recipe.seed, stop=stop if limited else None)
         model, found, story = tried(context, candidate, self.original, schedule, start)
         acceptance = self.accept(model, candidate.precision, look)
         contract = self.guard(model, candidate.precision, look)
-        cut = self._cut(candidate, epochs, story.epochs, late)
+        cut: tuple[str, ...] = ()
+        if candidate.removed and self.rate is not None and (late or stop.heard):
+            cut = (cut_short(candidate, story.epochs, 0 if late else epochs),)
         return Finished(
             model,
             Attempt(
@@ -87,15 +90,6 @@ class Workshop:
                 cut=cut,
             ),
         )
-
-    def _cut(self, candidate: PlanCandidate, epochs: int, done: int, late: bool) -> tuple[str, ...]:
-        limited = self.rate is not None and epochs and candidate.removed
-        if not limited or not self.context.deadline.over():
-            return ()
-        blocks = f"the plan without {len(candidate.removed)} blocks"
-        if late:
-            return (f"{blocks} was not trained, only compensated",)
-        return (f"training of {blocks} ended in epoch {done} of at most {epochs}",)
 
     def rank(self, done: Finished) -> Rank:
         """How good a finished plan is, the best first: the contract, the guard's verdict, quality
@@ -107,6 +101,27 @@ class Workshop:
         """The drop of a trained plan on validation."""
         value = {"value": candidate.recovered_quality}
         return drop(self.original, self.original.model_copy(update=value))
+
+
+class Stop:
+    """Asks a deadline whether training shall end, and remembers a yes."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self.heard = False
+
+    def __call__(self) -> bool:
+        """Whether training shall end now."""
+        self.heard = self.heard or self._deadline.over()
+        return self.heard
+
+
+def cut_short(candidate: PlanCandidate, done: int, epochs: int) -> str:
+    """What time kept from being done for a plan; `epochs` 0: it was not trained at all."""
+    blocks = f"the plan without {len(candidate.removed)} blocks"
+    if not epochs:
+        return f"{blocks} was not trained, only compensated"
+    return f"training of {blocks} ended in epoch {done} of at most {epochs}"
 
 
 def workshop_of(context: Context, original: Quality, rate: float | None) -> Workshop:
