@@ -8,7 +8,8 @@ from typing import Any
 
 from mpo.errors import MpoError
 from mpo.optimizer.snapshots import Snapshot, read_snapshot, write_snapshot
-from mpo.runfolder import JOURNAL, RunFolder, fingerprint
+from mpo.replacing import JOURNAL
+from mpo.runfolder import RunFolder, fingerprint
 
 GENERATIONS = 2
 

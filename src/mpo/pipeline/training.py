@@ -12,6 +12,7 @@ from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import evaluate, predictor
 from mpo.optimizer.rates import choose_rate
 from mpo.optimizer.recover import Judge, Schedule, recover
+from mpo.pipeline.agreeing import agreed_judge, agreed_schedule, as_words
 from mpo.pipeline.context import Context
 from mpo.pipeline.shipping import shipped_quality
 from mpo.pipeline.snapshots import FolderKeeper
@@ -57,15 +58,31 @@ def train(
             epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
         )
         return copy.deepcopy(context.original), story
+    crew = context.crew
+    words = (candidate.model_dump(mode="json"), original.model_dump(mode="json"))
+    context.announce("train", candidate=words[0], original=words[1], schedule=as_words(schedule))
     model = context.without(candidate.removed)
-    objective = objective_of(context)
-    train_split = context.splits().train
-    judge = judge_on(context)
-    keeper = FolderKeeper(context.folder, identity(candidate, schedule))
     story = recover(
-        model, objective, train_split, judge, original, schedule, context.progress, keeper
+        model,
+        objective_of(context),
+        context.splits().train,
+        agreed_judge(judge_on(context), crew),
+        original,
+        agreed_schedule(schedule, crew),
+        context.progress,
+        keeper_of(context, candidate, schedule),
+        crew,
     )
     return model, story
+
+
+def keeper_of(
+    context: Context, candidate: PlanCandidate, schedule: Schedule
+) -> FolderKeeper | None:
+    """Where snapshots of a training go; several processes keep none and train anew."""
+    if context.crew.size > 1:
+        return None
+    return FolderKeeper(context.folder, identity(candidate, schedule))
 
 
 def identity(candidate: PlanCandidate, schedule: Schedule) -> dict[str, Any]:
