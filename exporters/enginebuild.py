@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpo import files
 from mpo.exporters import trtexec
 from mpo.exporters.child import Ended, run_child, run_script
 from mpo.records import EngineBackend, EngineOptions, EngineResult, NodeFault
@@ -118,7 +119,9 @@ def _refused(told: Mapping[str, Any], facts: Mapping[str, Any]) -> EngineResult:
 def _finished(output: Path, target: Path, facts: Mapping[str, Any], reason: str) -> EngineResult:
     size, digest = output.stat().st_size, sha256(output)
     with writable(target):
-        output.replace(target)
+        files.disk.sync(output)
+        files.disk.rename(output, target)
+        files.disk.sync(target.parent)
     return EngineResult(
         **facts,
         outcome="built",

@@ -17,6 +17,7 @@ from mpo.optimizer.usercode import guarded
 from mpo.records import Quality
 
 TWIN_TOLERANCE = 1e-3  # of the largest output: threads add up in any order
+ROUNDING = 1e-9
 Predict = Callable[[Batch], Any]
 
 
@@ -101,6 +102,11 @@ def drop(original: Quality, candidate: Quality) -> float:
     if 0.0 <= original.value <= 1.0 and 0.0 <= candidate.value <= 1.0:
         return worse
     return worse / max(abs(original.value), 1e-12)
+
+
+def exceeds(lost: float, allowed: float) -> bool:
+    """Whether a drop is over what is allowed; rounding of shares (0.9 - 0.89) is not."""
+    return lost > allowed + ROUNDING
 
 
 def check_model(model: nn.Module, batch: Batch) -> Any:

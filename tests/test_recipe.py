@@ -93,3 +93,27 @@ def test_missing_and_broken_recipe_files_are_usage_errors(tmp_path: Path) -> Non
 def test_values_out_of_range_are_usage_errors(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         make_recipe(subject="m.py", **values)
+
+
+def test_the_keys_of_recovery_are_checked_and_survive_the_toml(tmp_path: Path) -> None:
+    recipe = make_recipe(subject="x.py", finetune=False, rounds=3, time_limit="30m")
+    path = tmp_path / "mpo.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert make_recipe(**read_recipe(path)) == recipe
+    assert recipe.seconds_allowed() == 1800
+    assert make_recipe(subject="x.py").seconds_allowed() is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rounds": 0},
+        {"time_limit": "30"},
+        {"method": "mpruner-paper", "rounds": 2},
+        {"method": "mpruner-paper", "finetune": False},
+    ],
+)
+def test_what_recovery_cannot_do_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_recipe(subject="x.py", **values)
+    assert caught.value.hint

@@ -3,7 +3,14 @@
 import pytest
 
 from mpo.errors import UsageError
-from mpo.units import format_bytes, format_count, format_ms, parse_quantity, parse_share
+from mpo.units import (
+    format_bytes,
+    format_count,
+    format_ms,
+    parse_duration,
+    parse_quantity,
+    parse_share,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +68,23 @@ def test_a_number_that_rounds_up_to_the_next_unit_is_printed_in_it() -> None:
     assert format_count(999_999) == "1 M"
     assert format_bytes(999_999) == "1 MB"
     assert format_bytes(1.5e12) == "1500 GB"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30m", 1800), ("30min", 1800), ("90s", 90), ("1.5 h", 5400), ("250ms", 0.25)],
+)
+def test_the_time_that_a_run_may_take_is_read_with_its_unit(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("30", "no unit"), ("30d", "unknown unit 'd'"), ("0s", "no time"), ("", "not a time"),
+     ("-5m", "not a time"), ("1" + "0" * 400 + "s", "no time")],
+)  # fmt: skip
+def test_a_time_without_a_unit_or_of_nothing_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_duration(text)
+    assert said in caught.value.message
+    assert "30m" in caught.value.hint or "min" in caught.value.hint

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from mpo.errors import UsageError
 from mpo.records import Budget, Metric, Record
 from mpo.store import RECIPE
-from mpo.units import parse_quantity, parse_share
+from mpo.units import parse_duration, parse_quantity, parse_share
 
 Method = Literal["mpruner", "mpruner-paper"]
 WantedPrecision = Literal["fp32", "fp16", "int8", "int8-dynamic", "auto"]
@@ -33,6 +33,7 @@ RANGES = {
     "threads": (0, 10**4),
     "epochs": (0, 10**6),
     "candidates": (1, 100),
+    "rounds": (1, 100),
     "calibration": (1, 10**9),
     "seed": (0, 2**63 - 1),
     "opset": (18, 22),
@@ -44,17 +45,20 @@ EXAMPLES = {"bytes": "50MB", "ms": "12ms", "count": "500k"}
 class Recipe(Record):
     """Everything that decides a run's result; the same recipe gives the same plan.
 
-    `max_drop` is in points for a metric in [0, 1], else relative; `threshold` is the CKA that
-    joins blocks into one cluster (None: placed relative to the permutation null); `epochs` bounds
-    each recovery; `candidates` is how many diverse plans a short recovery compares; `threads` 0
-    means the target's physical cores; `effort` "quick" measures for a fraction of the time, with
-    wider intervals; `precision` is the result's, "auto" takes the least harmful one that holds the
-    budgets. `harm` "boundary" weighs what a removal does by how near the decision boundary
-    it does it, and `distil` "boundary" recovery likewise; `contract` holds the terms of a contract
-    that a model must not break to be accepted ("eps=5%,mass=10%"); `classes` narrows the subject to
-    some of its classes, all others counting as one; `export` names formats that the result is
-    written in beside ONNX. Every budget must hold on every `target`; the figures of the first one
-    lead the report.
+    `max_drop` is in points for a metric in [0, 1], else relative; `threshold` is the CKA that joins
+    blocks into one cluster (None: placed relative to the permutation null); `epochs` bounds each
+    recovery; `candidates` is how many diverse plans a short recovery compares; `finetune` False
+    trains nothing: what is left is only made up for by arithmetic; `rounds` is in how many steps
+    the plan's removal is done, each one recovered before the next; `time_limit` ("30m") ends
+    training and the search among candidates with the best model so far, so that with it the same
+    recipe may give another result; `threads` 0 means the target's physical cores; `effort` "quick"
+    measures for a fraction of the time, with wider intervals; `precision` is the result's, "auto"
+    takes the least harmful one that holds the budgets. `harm` "boundary" weighs what a removal does
+    by how near the decision boundary it does it, and `distil` "boundary" recovery likewise;
+    `contract` holds the terms of a contract that a model must not break to be accepted
+    ("eps=5%,mass=10%"); `classes` narrows the subject to some of its classes, all others counting
+    as one; `export` names formats that the result is written in beside ONNX. Every budget must hold
+    on every `target`; the figures of the first one lead the report.
     """
 
     subject: str
@@ -67,6 +71,9 @@ class Recipe(Record):
     threads: int = 0
     epochs: int = 10
     candidates: int = 2
+    finetune: bool = True
+    rounds: int = 1
+    time_limit: str | None = None
     calibration: int = 512
     seed: int = 0
     opset: int = 20
@@ -85,6 +92,16 @@ class Recipe(Record):
     def budgets(self) -> tuple[Budget, ...]:
         """Every bound that must hold."""
         return tuple(budget for text in self.budget for budget in parse_budget(text))
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training data that recovery may make: `epochs`, or none without
+        fine-tuning."""
+        return self.epochs if self.finetune else 0
+
+    def seconds_allowed(self) -> float | None:
+        """`time_limit` in seconds; None when there is none."""
+        return None if self.time_limit is None else parse_duration(self.time_limit)
 
     def allowed_drop(self) -> float:
         """`max_drop` as a share: 0.01 for "1%"."""
@@ -205,8 +222,14 @@ def make_recipe(**values: Any) -> Recipe:
             "mpruner-paper plans no budgets, so it cannot choose a precision.",
             hint="Name one: --precision int8.",
         )
+    if recipe.method == "mpruner-paper" and (recipe.rounds > 1 or not recipe.finetune):
+        raise UsageError(
+            "mpruner-paper retrains after each removal, by a schedule of its own.",
+            hint="Leave out --rounds and --no-finetune, or take --method mpruner.",
+        )
     recipe.budgets()
     recipe.allowed_drop()
+    recipe.seconds_allowed()
     return recipe
 
 

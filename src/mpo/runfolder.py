@@ -163,8 +163,8 @@ class RunFolder:
         """
         if self._replaces is None:
             return
-        for folder in sorted((self.path / STAGES).iterdir()):
-            if not folder.name.startswith(".") and look(folder)[0] != "whole":
+        for folder in sorted((self.path / STAGES).glob("[!.]*")):
+            if look(folder)[0] != "whole":
                 raise MpoError(
                     f"The new run's stage {folder} is not whole; the older run stays.",
                     hint="Run the same command again; check the disk.",
@@ -194,7 +194,8 @@ class RunFolder:
         with writable(self.path):
             if stage.parts.is_dir():
                 for entry in sorted(stage.parts.iterdir()):
-                    if not _is_of(entry, stage):
+                    draft = entry.name.endswith(".tmp")
+                    if draft or (look(entry)[0] == "whole" and not _is_of(entry, stage)):
                         remove(entry)
         self._making.append(stage)
         try:

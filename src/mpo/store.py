@@ -85,9 +85,9 @@ def _of_a_start(name: str) -> bool:
 
 
 def _require_ours(path: Path, recipe: str, *, overwrite: bool) -> None:
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file, not a folder.", hint="Choose another folder with -o.")
     with writable(path):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file, not a folder.", hint="Choose another with -o.")
         fresh = not path.is_dir() or all(_of_a_start(entry.name) for entry in path.iterdir())
         decided = (path / NEW / READY).is_file()
         known = path / NEW / RECIPE
@@ -111,9 +111,7 @@ def _opened(path: Path, recipe: str, lock: IO[str], *, overwrite: bool) -> RunFo
         remove(new)
     home = new if replaces else path
     make_folder(home)
-    for left in home.glob(".*.tmp"):
-        remove(left)
-    for left in (home / STAGES).glob(".*.tmp"):
+    for left in (path / PROBE, *home.glob(".*.tmp"), *(home / STAGES).glob(".*.tmp")):
         remove(left)
     write_atomic(home / MARKER, json.dumps({"started_in": os.path.relpath(Path.cwd(), path)}))
     write_atomic(home / RECIPE, recipe)

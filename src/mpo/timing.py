@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 
@@ -43,6 +44,34 @@ class Stages:
             yield
         finally:
             self.seconds[name] += watch.seconds
+
+
+class Deadline:
+    """When work shall end: so many seconds after it was made, less what is kept in reserve for what
+    comes after the work.
+
+    Args:
+        seconds: from now; None for no end.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = seconds
+        self._watch, self._reserve = Stopwatch(), 0.0
+
+    def keep(self, seconds: float) -> None:
+        """Keep so much in reserve, in the place of what was kept before."""
+        self._reserve = seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until work shall end; infinite without an end, negative after it."""
+        if self.seconds is None:
+            return math.inf
+        return self.seconds - self._reserve - self._watch.seconds
+
+    def over(self) -> bool:
+        """Whether work shall end now."""
+        return self.left <= 0
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,7 +1,8 @@
 """Numbers with units, and back: "50MB" <-> 50_000_000 bytes, "12ms" <-> 12.0 milliseconds.
 
 Sizes: B kB MB GB (powers of 1000), KiB MiB GiB (powers of 1024). Times: us ms s, kept in
-milliseconds. Shares: "50%" and "0.5x", kept as a factor of the original.
+milliseconds. How long a run may take: ms s m (or min) h, kept in seconds. Shares: "50%" and "0.5x",
+kept as a factor of the original.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ Dimension = Literal["bytes", "ms", "factor", "count"]
 
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 _SCALES: dict[str, tuple[float, Dimension]] = {
     **{unit: (scale, "count") for unit, scale in COUNTS.items()},
@@ -81,6 +83,29 @@ def parse_share(text: str) -> float:
             hint=f"Write {number:g}% for {number:g} percent, or 0.01 for 1 %.",
         )
     return number
+
+
+def parse_duration(text: str) -> float:
+    """Read "30m", "90 s" or "1.5h" as seconds: how long a run may take.
+
+    Raises:
+        UsageError: not a finite number greater than zero, no unit, or an unknown one.
+    """
+    hint = "Write it like 30m, 90s or 1.5h."
+    match = _NUMBER.fullmatch(text)
+    if not match:
+        raise UsageError(f"{text!r} is not a time.", hint=hint)
+    if not match[2]:
+        raise UsageError(f"The time {text!r} has no unit.", hint=hint)
+    if match[2] not in SECONDS:
+        known = ", ".join(SECONDS)
+        raise UsageError(
+            f"{text!r} has the unknown unit {match[2]!r}.", hint=f"Known units of time: {known}."
+        )
+    seconds = float(match[1]) * SECONDS[match[2]]
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise UsageError(f"{text!r} is no time that a run could take.", hint=hint)
+    return seconds
 
 
 def format_bytes(value: float) -> str:

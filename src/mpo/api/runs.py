@@ -34,6 +34,7 @@ from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
 from mpo.store import RunFolder, open_run, require_place
+from mpo.timing import Deadline
 
 
 def optimize(
@@ -108,13 +109,14 @@ def under_way(
 ) -> Iterator[Context]:
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
     check_terms(recipe)
+    deadline = Deadline(recipe.seconds_allowed())
     require_place(path, to_toml(recipe), overwrite=overwrite)
     found = asked_for(subject, recipe) if subject else subject_of(recipe)
     with opened(recipe.target) as targets:
         places = places_of(recipe, targets)
         with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
             kept = tuple(replace(one, target=Remembering(one.target, folder)) for one in places)
-            context = Context(recipe, found, folder, progress, kept, crew)
+            context = Context(recipe, found, folder, progress, kept, deadline, crew)
             require_room(context)
             try:
                 yield context

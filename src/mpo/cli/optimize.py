@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -12,8 +12,19 @@ from mpo.cli.options import recipe_of, run_options, subject_options, with_option
 from mpo.cli.running import run
 from mpo.cli.showing import show_report
 
+if TYPE_CHECKING:
+    from mpo.records import Report
+
 STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3, "contract-broken": 4}
+UNPROVEN = 5
 PARTIAL = 7
+
+
+def exit_code(report: Report, *, strict: bool) -> int:
+    """What a run ends with; under --strict 5 when all is met and the drop is not proved."""
+    found = report.acceptance
+    code = STATUS_CODES[report.status]
+    return UNPROVEN if strict and not code and found and found.verdict == "unproven" else code
 
 
 def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,6 +36,17 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--candidates", type=int, help="Diverse plans that a short recovery compares (2)."
         ),
         click.option(
+            "--finetune/--no-finetune",
+            default=None,
+            help="Train what is left (yes); no: only make up for what went, by arithmetic.",
+        ),
+        click.option(
+            "--rounds", type=int, help="Steps in which the plan is carried out and recovered (1)."
+        ),
+        click.option(
+            "--time-limit", help="30m, 90s, 2h: ends with the best model that was found by then."
+        ),
+        click.option(
             "--distil",
             type=click.Choice(["plain", "boundary"]),
             help="boundary: recovery learns most where the original hardly decides.",
@@ -34,6 +56,11 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
             is_flag=False,
             flag_value="eps=5%",
             help="Accept only what does not break this contract: eps=5%,region=10%,mass=10%,...",
+        ),
+        click.option(
+            "--strict",
+            is_flag=True,
+            help="End with 5 when the drop is allowed but not proved to be.",
         ),
     )
     return with_options(command, options)
@@ -54,6 +81,7 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def optimize(
     subject: str | None,
     output: Path | None,
+    strict: bool,
     overwrite: bool,
     quiet: bool,
     verbose: bool,
@@ -82,7 +110,7 @@ def optimize(
                 )
             show_report(report, quiet=quiet, as_json=as_json, folder=folder)
             made = all(one.ok for one in report.formats)
-            code = STATUS_CODES[report.status] or (0 if made else PARTIAL)
+            code = exit_code(report, strict=strict) or (0 if made else PARTIAL)
             crew.leave(code)
         return code
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shlex
 import sys
 import traceback
@@ -104,9 +106,15 @@ def _warned(
 
 def _flushed() -> bool:
     """Whether stdout still has a reader; without one, nothing more is written to it."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file at all, as in a test
+        return True
+    look = select.poll()
+    look.register(number, select.POLLOUT)
+    if any(events & select.POLLERR for _, events in look.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         return False
     return True

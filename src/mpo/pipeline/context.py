@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -38,12 +38,14 @@ from mpo.pipeline.places import Place
 from mpo.recipe import Recipe
 from mpo.records import Block
 from mpo.store import RunFolder, sha256
+from mpo.timing import Deadline
 
 PROOF_SIZES = (2, 3)
 SEEN = 32  # batches a split that tell which axes vary
 # What the original's figures and the analysis do not depend on.
 WISHES = {
-    "budget", "max_drop", "epochs", "candidates", "export", "precision", "distil", "contract"
+    "budget", "max_drop", "epochs", "candidates", "export", "precision", "distil", "contract",
+    "finetune", "rounds", "time_limit",
 }  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
@@ -57,6 +59,7 @@ class Context:
     folder: RunFolder
     progress: Progress
     places: tuple[Place, ...]
+    deadline: Deadline = field(default_factory=Deadline)
     crew: Crew = ALONE
 
     def announce(self, what: str, **words: Any) -> None:

@@ -25,7 +25,12 @@ LEADING = 2  # batches of a split that are read
 def fingerprint_package() -> str:
     """sha256 over the code that makes stages: another version of mpo in which none of it changed
     keeps what is finished, and a change of it does not, whatever the version says."""
-    home, digest = Path(__file__).parents[1], hashlib.sha256()
+    return digest_of(Path(__file__).parents[1])
+
+
+def digest_of(home: Path) -> str:
+    """sha256 over the names and the code of the modules that make stages, of the package there."""
+    digest = hashlib.sha256()
     for folder in MAKERS:
         for path in sorted((home / folder).glob("*.py")):
             digest.update(f"{folder}/{path.name}\n".encode() + path.read_bytes())

@@ -26,7 +26,7 @@ from mpo.units import parse_share
 
 KEYS = ("eps", *STRATA, "mass", "tau", "confidence", "claims", "tolerance", "split_at")
 FILE, WITNESSES = "contract.json", "witnesses.npz"
-Guard = Callable[[nn.Module, Precision], Judged | None]
+Guard = Callable[[nn.Module, Precision, int], Judged | None]  # model, its precision, which look
 
 
 def parse_contract(text: str) -> Terms:
@@ -87,12 +87,10 @@ def guard_of(context: Context) -> Guard:
     spends 1 / (j (j + 1)) of the error.
     """
     if context.recipe.contract is None:
-        return lambda model, precision: None
-    terms, look = parse_contract(context.recipe.contract), 0
+        return lambda model, precision, look: None
+    terms = parse_contract(context.recipe.contract)
 
-    def guard(model: nn.Module, precision: Precision) -> Judged:
-        nonlocal look
-        look += 1
+    def guard(model: nn.Module, precision: Precision, look: int) -> Judged:
         now = replace(terms, looks=1, look=look)
         with shipped_predictor(context, model, precision) as candidate:
             return screened(context, candidate, now)

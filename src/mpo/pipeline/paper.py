@@ -16,7 +16,7 @@ from mpo.optimizer.surgery import remove_blocks
 from mpo.pipeline.analysis import HARM_EXAMPLES
 from mpo.pipeline.context import Context
 from mpo.pipeline.measuring import Measured
-from mpo.pipeline.recovery import Trained, kept
+from mpo.pipeline.recovery import Chosen, Trained, kept
 from mpo.pipeline.training import judge_on
 from mpo.records import Analysis, Plan, PlanCandidate, Precision, Quality, Recovery
 
@@ -30,7 +30,7 @@ def paper_run(context: Context, analysis: Analysis, original: Measured) -> Train
     return kept(context, lambda: thin(context, analysis, original.validation))
 
 
-def thin(context: Context, analysis: Analysis, original: Quality) -> Trained:
+def thin(context: Context, analysis: Analysis, original: Quality) -> Chosen:
     """Run the loop and take the removed blocks out.
 
     Raises:
@@ -71,7 +71,7 @@ def thin(context: Context, analysis: Analysis, original: Quality) -> Trained:
         alternatives=(candidate,),
         notes=result.notes,
     )
-    return model, plan, story
+    return Chosen(model, plan, story)
 
 
 def _similarity(context: Context, model: nn.Module, names: tuple[str, ...]) -> Similarity:
@@ -87,7 +87,7 @@ def _retrain(context: Context, model: nn.Module, original: Quality) -> tuple[Qua
     rate = None
     if context.recipe.epochs:
         rate = choose_rate(model, objective, splits.train, splits.validation, seed)
-    schedule = Schedule(rate, context.recipe.epochs, seed)
+    schedule = Schedule(rate, context.recipe.epochs, seed, stop=context.deadline.over)
     train = context.splits().train
     story = recover(model, objective, train, judge, original, schedule, context.progress)
     return judge(model), story

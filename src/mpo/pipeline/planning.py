@@ -27,6 +27,7 @@ SEARCH_WORK = 1e12  # multiply-accumulates that the joint search may spend: a mi
 FEWEST, MOST = 24, 240
 DIVERSE = 4  # blocks in which the plans tried by recovery differ at least
 EXPLAINED = 40  # blocks, beyond which only `mpo plan --explain` tells reasons
+LIMIT = "--time-limit"  # begins what is told of work that was left out
 SPARE = 2  # proposals beyond those that are tried, for the joint search to start from
 
 
@@ -80,6 +81,7 @@ def find_plan(context: Context, problem: Problem, original: Measured) -> Plan:
         fronts=settled.fronts(best.removed),
         reasons=settled.reasons(best.removed, settled.targets()) if few(settled) else (),
         notes=tuple(notes),
+        cut=tuple(note for note in notes if note.startswith(LIMIT)),
     )
 
 
@@ -92,7 +94,8 @@ def settle(
     context: Context, problem: Problem, original: Measured
 ) -> tuple[Problem, tuple[PlanCandidate, ...], list[str]]:
     """Propose and measure until plans hold every bound and remove no more than they must; each
-    round's figures correct the tables and the aims.
+    round's figures correct the tables and the aims. Once the time is over, the
+    plans that hold by then are taken.
 
     Returns:
         The problem with the corrected tables, the plans that hold, and what there is to tell.
@@ -112,6 +115,12 @@ def settle(
         held = spread(holding(problem, tried), context.recipe.candidates, DIVERSE)
         best = held[0] if held else None
         if not now or (best is not None and best in now and not loose(problem, aims, now, best)):
+            break
+        if best is not None and context.deadline.over():
+            notes.append(
+                f"{LIMIT} {context.recipe.time_limit}: the search for plans ended in round "
+                f"{number} of {ROUNDS}, with room to spare."
+            )
             break
         notes.append(f"Round {number}: {tale(problem, now, best)}")
         problem, aims = corrected(problem, aims, tried, now, best, rounds=number)

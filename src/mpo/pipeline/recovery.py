@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mpo.optimizer.artifact import load_pruned, save_model
-from mpo.optimizer.quality import drop
 from mpo.optimizer.recover import Schedule
+from mpo.pipeline.acceptance import provable
 from mpo.pipeline.aims import harm_of
 from mpo.pipeline.context import Context
-from mpo.pipeline.guard import guard_of, noted
+from mpo.pipeline.finished import Finished
 from mpo.pipeline.measuring import Measured
+from mpo.pipeline.planning import LIMIT
+from mpo.pipeline.rounds import carried_out, interim
 from mpo.pipeline.saved import read, save
 from mpo.pipeline.training import first_rate, tried
-from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Recovery
+from mpo.pipeline.workshop import workshop_of
+from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Record, Recovery
 
 SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
+LAST = "accepted"  # folder of the last accepted model on the way to a rejected plan
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the recovery stage ends with; `last` is the last accepted model on the way, when the
+    plan's own was rejected."""
+
+    model: nn.Module
+    plan: Plan
+    story: Recovery
+    last: Finished | None = None
+
+
 Trained = tuple[nn.Module, Plan, Recovery]
 
 
@@ -29,14 +47,17 @@ def recovered(context: Context, plan: Plan, original: Measured) -> Trained:
     return kept(context, lambda: train_plans(context, plan, original.validation))
 
 
-def kept(context: Context, train: Callable[[], Trained]) -> Trained:
+def kept(context: Context, train: Callable[[], Chosen]) -> Trained:
     """What `train` makes, as the stage "recovery": weights, plan and story, read back from disk."""
 
     def make(folder: Path) -> None:
-        model, final, story = train()
-        save_model(model, folder / WEIGHTS)
-        save(final, folder / "plan.json")
-        save(story, folder / "recovery.json")
+        chosen = train()
+        save_model(chosen.model, folder / WEIGHTS)
+        save(chosen.plan, folder / "plan.json")
+        save(chosen.story, folder / "recovery.json")
+        if chosen.last is not None:
+            save_model(chosen.last.model, folder / f"{LAST}.safetensors")
+            save(chosen.last.attempt, folder / f"{LAST}.json")
 
     folder = context.folder.stage("recovery", context.key, make)
     final = read(Plan, folder / "plan.json")
@@ -46,42 +67,99 @@ def kept(context: Context, train: Callable[[], Trained]) -> Trained:
     return model.eval(), final, read(Recovery, folder / "recovery.json")
 
 
-def train_plans(context: Context, plan: Plan, original: Quality) -> Trained:
+def train_plans(context: Context, plan: Plan, original: Quality) -> Chosen:
     """Successive halving over the plans: a short training each, then a full one of the best.
 
-    The next best plan is trained too when the best one ends below the quality floor, or breaks the
-    contract that the recipe asks for.
+    The next best plan is trained too when the best one is rejected, when it breaks the contract
+    that the recipe asks for, or when the guard's verdict is unproven and may be proved at all. Once
+    the time is over no further plan is begun.
     """
-    guard = guard_of(context)
-    rate = first_rate(context, plan.alternatives)
-    ranked = shortlist(context, plan.alternatives, original, rate)
-    seed = context.recipe.seed
-    best: tuple[nn.Module, PlanCandidate, Recovery] | None = None
-    broken = False
+    opening = begun(context, plan.alternatives, original)
+    ranked, cut = opening.ranked, [*opening.cut]
+    shop = workshop_of(context, original, opening.rate)
+    done = list[tuple[Finished, Finished | None]]()
     for candidate in ranked:
-        schedule = Schedule(rate, context.recipe.epochs, seed)
-        model, found, story = tried(context, candidate, original, schedule)
-        verdict = guard(model, candidate.precision)
-        rank = (verdict == "broken", _lost(original, found))
-        if best is None or rank < (broken, _lost(original, best[1])):
-            best, broken = (model, found, noted(story, verdict)), verdict == "broken"
-        if not broken and _lost(original, best[1]) <= context.recipe.allowed_drop():
+        if done and context.deadline.over():
+            cut.append(f"{len(ranked) - len(done)} of {len(ranked)} plans were not recovered")
             break
-    if best is None:
-        raise ValueError("a plan without candidates")
-    model, chosen, story = best
-    others = tuple(chosen if same(one, chosen) else one for one in ranked)
-    harm = harm_of(chosen)
-    final = plan.model_copy(
+        done.append(carried_out(shop, candidate))
+        if enough(done[-1][0]):
+            break
+    best, last = min(done, key=lambda pair: shop.rank(pair[0]))
+    cut += [what for one, _ in done for what in one.attempt.cut]
+    return Chosen(
+        best.model, settled(context, plan, best, done, ranked, cut, last), best.attempt.story, last
+    )
+
+
+class Opening(Record):
+    """What full training starts from: the learning rate, None where nothing is trained, and the
+    plans, the best first; `cut` is what the time limit kept from being done."""
+
+    rate: float | None
+    ranked: tuple[PlanCandidate, ...]
+    cut: tuple[str, ...] = ()
+
+
+def begun(context: Context, candidates: Sequence[PlanCandidate], original: Quality) -> Opening:
+    """The race of rates and the short trainings, made once and kept while the stage is made."""
+
+    def make(folder: Path) -> None:
+        save(opening(context, candidates, original), folder / "opening.json")
+
+    folder = context.folder.part("opening", None, make)
+    return read(Opening, folder / "opening.json")
+
+
+def opening(context: Context, candidates: Sequence[PlanCandidate], original: Quality) -> Opening:
+    """The learning rate and the plans in the order of full training; once the time is over, in
+    that of their harm."""
+    if context.recipe.passes and context.deadline.over():
+        return Opening(rate=None, ranked=tuple(candidates), cut=("nothing was trained",))
+    rate = first_rate(context, candidates) if context.recipe.passes else None
+    ranked = tuple(shortlist(context, candidates, original, rate))
+    late = rate is not None and context.deadline.over()
+    cut = ("short trainings were cut",) if late else ()
+    return Opening(rate=rate, ranked=ranked, cut=cut)
+
+
+def enough(done: Finished) -> bool:
+    """Whether no further plan need be trained after this one."""
+    found = done.candidate.acceptance
+    if done.attempt.broken or found is None or found.verdict == "rejected":
+        return False
+    return found.verdict == "accepted" or not provable(found)
+
+
+def settled(
+    context: Context,
+    plan: Plan,
+    best: Finished,
+    done: Sequence[tuple[Finished, Finished | None]],
+    ranked: Sequence[PlanCandidate],
+    cut: Sequence[str],
+    last: Finished | None,
+) -> Plan:
+    """The plan with the candidate that proved best, and what is known now of the others."""
+    chosen = best.candidate
+    known = [one.candidate for one, _ in done]
+    others = tuple(next((k for k in known if same(k, one)), one) for one in ranked)
+    limit = f"{LIMIT} {context.recipe.time_limit}"
+    told = told_anew(plan, chosen)
+    notes = told.pop("notes", plan.notes)
+    if last is not None:
+        notes = (*notes, interim(context, last))
+    return plan.model_copy(
         update={
             "removed": chosen.removed,
-            "harm": harm,
+            "harm": harm_of(chosen),
             "alternatives": others,
             "precision": chosen.precision,
-            **told_anew(plan, chosen),
+            "notes": notes,
+            "cut": (*plan.cut, *(f"{limit}: {what}." for what in cut)),
+            **told,
         }
     )
-    return model, final, story
 
 
 def told_anew(plan: Plan, chosen: PlanCandidate) -> dict[str, Any]:
@@ -110,9 +188,9 @@ def shortlist(
     context: Context, candidates: Sequence[PlanCandidate], original: Quality, rate: float | None
 ) -> list[PlanCandidate]:
     """The plans by their quality after a short training, the best first."""
-    if len(candidates) == 1 or context.recipe.epochs == 0:
+    if len(candidates) == 1 or context.recipe.passes == 0:
         return list(candidates)
-    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS)
+    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS, stop=context.deadline.over)
     found = [tried(context, candidate, original, short)[1] for candidate in candidates]
     sign = -1.0 if original.lower_is_better else 1.0
     return sorted(found, key=lambda one: -sign * (one.recovered_quality or 0.0))
@@ -121,7 +199,3 @@ def shortlist(
 def same(one: PlanCandidate, other: PlanCandidate) -> bool:
     """Whether two candidates are one plan: blocks and precision."""
     return (one.removed, one.precision) == (other.removed, other.precision)
-
-
-def _lost(original: Quality, candidate: PlanCandidate) -> float:
-    return drop(original, original.model_copy(update={"value": candidate.recovered_quality}))

@@ -11,10 +11,12 @@ from torch import nn
 
 from mpo.errors import InfeasibleError, UsageError
 from mpo.exporters.external import write_external
+from mpo.pipeline.acceptance import stage_acceptance
 from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.combining import combined_plan, posed
 from mpo.pipeline.context import Context
+from mpo.pipeline.doubts import doubts, tell_doubts
 from mpo.pipeline.exportstage import export_formats, wanted_formats
 from mpo.pipeline.finishing import finish
 from mpo.pipeline.guard import stage_contract
@@ -38,6 +40,9 @@ from mpo.pipeline.steady import steady_torch
 from mpo.pipeline.table import cost_tables
 from mpo.records import Analysis, Plan, Report
 
+STAGE_ORIGINAL = "original"
+SPARE = 1.3  # of the time that the end of a run is expected to take
+
 
 def tell(context: Context) -> Report:
     """Run every stage that the folder does not hold yet and return the report.
@@ -59,6 +64,7 @@ def tell(context: Context) -> Report:
         _ = context.outputs
         context = with_sessions(context)
         original = stage_original(context)
+        context.deadline.keep(reserve(context))
         if already_met(context, original):
             hand_out_original(context)
             formats = export_formats(context, result)
@@ -69,8 +75,11 @@ def tell(context: Context) -> Report:
         optimized = stage_result(context, model, original, plan)
         ratios = pair_ratios(context, folder / ORIGINAL, result)
         contract = stage_contract(context, model, plan.precision)
+        acceptance = stage_acceptance(context, plan, result)
         formats = export_formats(context, result, plan.precision)
-    outcome = Outcome(original, optimized, ratios, analysis, plan, recovery, contract, formats)
+    outcome = Outcome(
+        original, optimized, ratios, analysis, plan, recovery, contract, formats, acceptance
+    )
     return make_report(context, outcome)
 
 
@@ -96,6 +105,13 @@ def prepare(context: Context) -> None:
         require_blocks(analysis)
         metrics = {budget.metric for budget in context.recipe.budgets()}
         cost_tables(context, analysis, original, metrics)
+
+
+def reserve(context: Context) -> float:
+    """Seconds that exporting and measuring the result will take, as they took for the original,
+    and comparing both models."""
+    alone = context.folder.seconds[STAGE_ORIGINAL]
+    return SPARE * (alone + context.measuring.pair * len(context.places))
 
 
 def hand_out_original(context: Context) -> None:
@@ -156,9 +172,13 @@ def stage_original(context: Context) -> Measured:
 
     def make(folder: Path) -> Measured:
         path = folder / ORIGINAL
-        return measure_model(context, context.original, path, "original", None, context.facts())
+        made = measure_model(context, context.original, path, "original", None, context.facts())
+        told = (*made.warnings, *doubts(context, made.validation))
+        return made.model_copy(update={"warnings": told})
 
-    return _staged(context, "original", context.base_key, ORIGINAL, make)
+    made = _staged(context, STAGE_ORIGINAL, context.base_key, ORIGINAL, make)
+    tell_doubts(made.warnings)
+    return made
 
 
 def stage_result(context: Context, model: nn.Module, original: Measured, plan: Plan) -> Measured:

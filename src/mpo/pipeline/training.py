@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,20 +13,32 @@ from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import evaluate, predictor
 from mpo.optimizer.rates import choose_rate
 from mpo.optimizer.recover import Judge, Schedule, recover
+from mpo.optimizer.together import same_weights
+from mpo.optimizer.unpruned import Weights
 from mpo.pipeline.agreeing import agreed_judge, agreed_schedule, as_words
+from mpo.pipeline.compensating import cut_model
 from mpo.pipeline.context import Context
+from mpo.pipeline.fingerprints import fingerprint_model
 from mpo.pipeline.shipping import shipped_quality
 from mpo.pipeline.snapshots import FolderKeeper
-from mpo.records import PlanCandidate, Quality, Recovery
+from mpo.records import Compensation, PlanCandidate, Quality, Recovery
 
 UNTOUCHED = "nothing was removed, so nothing was trained"
 
 
 def tried(
-    context: Context, candidate: PlanCandidate, original: Quality, schedule: Schedule
+    context: Context,
+    candidate: PlanCandidate,
+    original: Quality,
+    schedule: Schedule,
+    start: Weights | None = None,
 ) -> tuple[nn.Module, PlanCandidate, Recovery]:
-    """A plan's model after training, and the plan with the quality of what would be shipped."""
-    model, story = train(context, candidate, original, schedule)
+    """A plan's model after training, and the plan with the quality of what would be shipped.
+
+    Args:
+        start: weights to begin with; the original's without the removed blocks when None.
+    """
+    model, story = train(context, candidate, original, schedule, start)
     quality = story.after
     if candidate.precision != "fp32":
         quality = shipped_quality(context, model, candidate.precision).value
@@ -36,12 +49,13 @@ def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float |
     """The learning rate, chosen once on the first plan that removes something; None when nothing
     is trained."""
     removed = next((one.removed for one in candidates if one.removed), ())
-    if context.recipe.epochs == 0 or not removed:
+    recipe = context.recipe
+    if recipe.epochs == 0 or not recipe.finetune or not removed:
         return None
-    model = context.without(removed)
+    model, _, _ = cut_model(context, removed)
     objective = objective_of(context)
     splits = context.splits()
-    return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
+    return choose_rate(model, objective, splits.train, splits.validation, recipe.seed)
 
 
 def train(
@@ -49,19 +63,26 @@ def train(
     candidate: PlanCandidate,
     original: Quality,
     schedule: Schedule,
+    start: Weights | None = None,
 ) -> tuple[nn.Module, Recovery]:
-    """Build a plan's model and fine-tune it by distillation from the original; where nothing is
-    removed there is nothing to recover."""
+    """Build a plan's model, make up for what went, and fine-tune it by distillation from the
+    original, unless the recipe wants no training; where nothing is removed there is nothing to
+    recover."""
     if not candidate.removed:
         value = original.value
         story = Recovery(
             epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
         )
         return copy.deepcopy(context.original), story
+    if not context.recipe.finetune:
+        schedule = replace(schedule, rate=None, epochs=0)
     crew = context.crew
-    words = (candidate.model_dump(mode="json"), original.model_dump(mode="json"))
-    context.announce("train", candidate=words[0], original=words[1], schedule=as_words(schedule))
-    model = context.without(candidate.removed)
+    begin_together(context, candidate, original, schedule)
+    model, _, made_up = cut_model(context, candidate.removed, start)
+    same_weights(model, crew)
+    told = identity(candidate, schedule)
+    if start is not None:
+        told["start"] = fingerprint_model(model)
     story = recover(
         model,
         objective_of(context),
@@ -70,19 +91,40 @@ def train(
         original,
         agreed_schedule(schedule, crew),
         context.progress,
-        keeper_of(context, candidate, schedule),
+        # several processes keep no snapshots: they train anew
+        FolderKeeper(context.folder, told) if crew.size == 1 else None,
         crew,
     )
-    return model, story
+    return model, with_compensation(context, candidate, story, made_up, start)
 
 
-def keeper_of(
-    context: Context, candidate: PlanCandidate, schedule: Schedule
-) -> FolderKeeper | None:
-    """Where snapshots of a training go; several processes keep none and train anew."""
-    if context.crew.size > 1:
-        return None
-    return FolderKeeper(context.folder, identity(candidate, schedule))
+def with_compensation(
+    context: Context,
+    candidate: PlanCandidate,
+    story: Recovery,
+    made_up: Compensation | None,
+    start: Weights | None,
+) -> Recovery:
+    """The record of a recovery with what was made up for before it, and the quality before that."""
+    if made_up is None or not made_up.steps:
+        return story.model_copy(update={"compensation": made_up})
+    bare = context.without(candidate.removed)
+    if start is not None:
+        bare.load_state_dict(dict(start))
+    known = {"quality_before": judge_on(context)(bare).value, "quality_after": story.before}
+    return story.model_copy(update={"compensation": made_up.model_copy(update=known)})
+
+
+def begin_together(
+    context: Context, candidate: PlanCandidate, original: Quality, schedule: Schedule
+) -> None:
+    """Tell the other processes, if any, which training begins; they call `train` alike."""
+    context.announce(
+        "train",
+        candidate=candidate.model_dump(mode="json"),
+        original=original.model_dump(mode="json"),
+        schedule=as_words(schedule),
+    )
 
 
 def identity(candidate: PlanCandidate, schedule: Schedule) -> dict[str, Any]:

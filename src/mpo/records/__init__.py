@@ -5,6 +5,7 @@ holds a torch object. The report's schema is `mpo.report/1`, made from `Report` 
 `schemas/report.json`.
 """
 
+from mpo.records.acceptance import Acceptance, Round
 from mpo.records.base import Document, Record
 from mpo.records.bench import (
     Bench,
@@ -100,6 +101,7 @@ from mpo.records.sessions import SessionChoice, SessionTrial
 from mpo.records.telemetry import GpuTelemetry
 
 __all__ = [
+    "Acceptance",
     "Advisory",
     "Analysis",
     "Anchor",
@@ -193,6 +195,7 @@ __all__ = [
     "Recovery",
     "Region",
     "Report",
+    "Round",
     "Runtime",
     "SessionChoice",
     "SessionOptions",

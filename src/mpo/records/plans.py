@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mpo.records.acceptance import Acceptance, Round
 from mpo.records.base import Document, Record
 from mpo.records.budgets import Metric
 from mpo.records.conversions import Precision
@@ -18,6 +19,8 @@ class PlanCandidate(Record):
     pass with all of them bypassed; `costs` are the table's predictions of the pruned model per
     metric, until `measured` tells that it was built and measured on the targets. In another
     `precision` than fp32, measured harm, costs and quality are those of the converted file.
+    `acceptance` is what the guard said after full recovery, `rounds` how it came there when it was
+    carried out in several.
     """
 
     removed: tuple[str, ...]
@@ -26,6 +29,8 @@ class PlanCandidate(Record):
     costs: dict[str, float] = Field(default_factory=dict)
     measured: bool = False
     recovered_quality: float | None = None
+    acceptance: Acceptance | None = None
+    rounds: tuple[Round, ...] = ()
     precision: Precision = "fp32"
 
 
@@ -99,7 +104,8 @@ class Reason(Record):
 
 class Plan(Document):
     """What will be removed, why, and what else was considered: printable, diffable, saved as
-    plan.json. `choices` are the precisions that were weighed, the best one first."""
+    plan.json. `choices` are the precisions that were weighed, the best one first; `cut` is what
+    --time-limit kept from being done."""
 
     schema_: Literal["mpo.plan/1"] = Field("mpo.plan/1", alias="schema")
     method: str
@@ -113,4 +119,5 @@ class Plan(Document):
     alternatives: tuple[PlanCandidate, ...] = ()
     fronts: tuple[Front, ...] = ()
     reasons: tuple[Reason, ...] = ()
+    cut: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

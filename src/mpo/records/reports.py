@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mpo.records.acceptance import Acceptance
 from mpo.records.base import Document, Record
 from mpo.records.blocks import Analysis
 from mpo.records.budgets import BudgetResult
@@ -27,8 +28,9 @@ class TargetReport(Record):
 
 
 class Report(Document):
-    """The proof: what was asked, what was done, and both models as measured; `conversion` tells how
-    the optimized file came to another precision than fp32."""
+    """The proof: what was asked, what was done, and both models as measured; `acceptance` is what
+    the guard said on validation, `conversion` tells how the optimized file came to another
+    precision than fp32."""
 
     schema_: Literal["mpo.report/1"] = Field("mpo.report/1", alias="schema")
     tool: dict[str, str]
@@ -49,6 +51,7 @@ class Report(Document):
     artifacts: tuple[Artifact, ...]
     formats: tuple[Exported, ...] = ()
     recovery: Recovery | None
+    acceptance: Acceptance | None = None
     analysis: Analysis
     plan: Plan
     environment: Environment
