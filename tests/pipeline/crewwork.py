@@ -28,11 +28,15 @@ NAMES = ("1", "2", "3")
 
 
 class Block(nn.Module):
-    """x + relu(norm(conv(x)))."""
+    """x + relu(norm(conv(x))).
+
+    Without a bias that the norm takes out again: its gradient is nothing but rounding, which AdamW
+    would make steps of full length from.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + F.relu(self.norm(self.conv(x)))
