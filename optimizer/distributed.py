@@ -153,3 +153,9 @@ def launched() -> bool:
     """Whether a launcher started this process beside others."""
     size = os.environ.get("WORLD_SIZE", "1")
     return size.isdigit() and int(size) > 1 and "RANK" in os.environ
+
+
+def beside() -> int:
+    """How many processes of the launcher share this machine; 1 without one."""
+    size = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return int(size) if launched() and size.isdigit() and size != "0" else 1

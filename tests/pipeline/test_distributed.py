@@ -44,10 +44,11 @@ def start(size: int, *command: str) -> list[subprocess.Popen[str]]:
 def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each."""
     try:
-        texts = [process.communicate(timeout=240) for process in processes]
+        texts = [process.communicate(timeout=400) for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
 
 
