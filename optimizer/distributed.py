@@ -30,11 +30,12 @@ class CrewError(MpoError):
 
     Attributes:
         code: the exit code that it ended with; 0 when it had done all it should.
+        lost: it is gone without a word.
     """
 
-    def __init__(self, message: str, code: int) -> None:
+    def __init__(self, message: str, code: int, *, lost: bool = False) -> None:
         super().__init__(message, hint=LOST)
-        self.code = code
+        self.code, self.lost = code, lost
 
 
 class Crew:
@@ -116,9 +117,9 @@ class Launched(Crew):
         flags = torch.zeros(self.size, dtype=torch.float64)
         flags[self.rank] = code + 1 if ending else 0
         flags = self._sum(flags)
-        for rank in flags.nonzero().flatten().tolist():
-            told = self._tell(message, rank)
-            self._left = True
+        ended = {rank: self._tell(message, rank) for rank in flags.nonzero().flatten().tolist()}
+        self._left |= bool(ended)
+        for rank, told in ended.items():
             if rank != self.rank:
                 raise CrewError(f"Process {rank} of this run ended: {told}", int(flags[rank]) - 1)
 
@@ -145,10 +146,16 @@ def reaching() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise CrewError(f"Another process of this run is gone: {reason}", 1) from error
+        raise CrewError(f"Another process of this run is gone: {reason}", 1, lost=True) from error
 
 
 def launched() -> bool:
     """Whether a launcher started this process beside others."""
     size = os.environ.get("WORLD_SIZE", "1")
     return size.isdigit() and int(size) > 1 and "RANK" in os.environ
+
+
+def beside() -> int:
+    """How many processes of the launcher share this machine; 1 without one."""
+    size = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return int(size) if launched() and size.isdigit() and size != "0" else 1

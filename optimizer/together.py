@@ -44,6 +44,17 @@ def add_gradients(parameters: Sequence[nn.Parameter], crew: Crew) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+def same_weights(model: nn.Module, crew: Crew) -> None:
+    """Give the model in all processes the state that the first one's has."""
+    if crew.size == 1:
+        return
+    for value in model.state_dict().values():
+        if isinstance(value, Tensor):
+            whole = value.to(torch.uint8) if value.dtype == torch.bool else value
+            own = whole.detach().clone() if crew.rank == 0 else torch.zeros_like(whole)
+            value.copy_(crew.sum(own))
+
+
 @contextmanager
 def shared_norms(model: nn.Module, counts: bool, crew: Crew) -> Iterator[None]:
     """While active, BatchNorm in training mode uses the statistics of all processes' examples.

@@ -15,6 +15,7 @@ from torch import nn
 from mpo.api.quiet import silent
 from mpo.errors import InfeasibleError, UsageError
 from mpo.folders import slug
+from mpo.optimizer.distributed import ALONE, Crew
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.analysis import measure_analysis
 from mpo.pipeline.context import Context, Progress, asked_for, subject_of
@@ -80,10 +81,17 @@ def run_recipe(
     *,
     overwrite: bool = False,
     progress: Progress = silent,
+    crew: Crew = ALONE,
 ) -> tuple[Report, Path]:
-    """Run a recipe into its folder and return the report and the folder."""
+    """Run a recipe into its folder and return the report and the folder.
+
+    Args:
+        crew: the processes that follow this one.
+    """
     path = output or Path("runs") / slug(recipe.subject)
-    with under_way(recipe, path, subject, overwrite=overwrite, progress=progress) as context:
+    with under_way(
+        recipe, path, subject, overwrite=overwrite, progress=progress, crew=crew
+    ) as context:
         report = tell(context)
         write_report(report, context.folder)
     return report, path
@@ -97,6 +105,7 @@ def under_way(
     *,
     overwrite: bool,
     progress: Progress,
+    crew: Crew = ALONE,
 ) -> Iterator[Context]:
     """A run whose targets have answered and whose folder is locked; both are let go at the end."""
     check_terms(recipe)
@@ -107,7 +116,7 @@ def under_way(
         places = places_of(recipe, targets)
         with open_run(path, to_toml(recipe), overwrite=overwrite) as folder:
             kept = tuple(replace(one, target=Remembering(one.target, folder)) for one in places)
-            context = Context(recipe, found, folder, progress, kept, deadline)
+            context = Context(recipe, found, folder, progress, kept, deadline, crew)
             require_room(context)
             try:
                 yield context

@@ -97,13 +97,21 @@ def optimize(
 
     def work() -> int:
         from mpo.api.runs import run_recipe
+        from mpo.pipeline.crew import follow, joined
         from mpo.progress import Bars, prints_to_stderr
 
         recipe = recipe_of(subject, options)
-        with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
-            report, folder = run_recipe(recipe, output, overwrite=overwrite, progress=bars)
-        show_report(report, quiet=quiet, as_json=as_json, folder=folder)
-        made = all(one.ok for one in report.formats)
-        return exit_code(report, strict=strict) or (0 if made else PARTIAL)
+        with joined() as crew:
+            if crew.rank:
+                return follow(recipe, crew)
+            with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
+                report, folder = run_recipe(
+                    recipe, output, overwrite=overwrite, progress=bars, crew=crew
+                )
+            show_report(report, quiet=quiet, as_json=as_json, folder=folder)
+            made = all(one.ok for one in report.formats)
+            code = exit_code(report, strict=strict) or (0 if made else PARTIAL)
+            crew.leave(code)
+        return code
 
     run(work, verbose=verbose, as_json=as_json, resumable=True)

@@ -13,6 +13,7 @@ from mpo.errors import InfeasibleError
 from mpo.optimizer.batches import limit
 from mpo.optimizer.cka import Similarity, measure_similarity
 from mpo.optimizer.clusters import default_threshold, find_clusters, near_copies
+from mpo.optimizer.distributed import ALONE, Crew
 from mpo.optimizer.gates import learn_gates
 from mpo.optimizer.harm import HarmMeter, measure_harm
 from mpo.pipeline.context import Context
@@ -41,8 +42,10 @@ def analyze(context: Context) -> Analysis:
 
 
 def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
-    """Find blocks, stream their similarity over calibration batches, bypass each one alone."""
+    """Find blocks, stream their similarity over calibration batches, bypass each one alone; with
+    several processes each on its share of the batches."""
     steps = 3
+    context.announce("analysis")
     context.progress("analysis: blocks", 0, steps)
     blocks = context.blocks
     if not any(block.removable for block in blocks):
@@ -56,13 +59,14 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
         batches,
         limit_examples=context.recipe.calibration,
         seed=context.recipe.seed,
+        crew=context.crew,
     )
     context.progress("analysis: harm", 2, steps)
     blocks = without_broken(blocks, similarity)
     removable = tuple(block.name for block in blocks if block.removable)
-    meter = harm_meter(context)
+    meter = harm_meter(context, context.crew)
     harms = measure_harm(context.original, removable, (), similarity.branch_ratio, meter=meter)
-    if context.recipe.harm == "gates":
+    if context.recipe.harm == "gates" and context.crew.rank == 0:
         harms = gate_harms(context, harms)
     context.progress("analysis: harm", steps, steps)
     threshold = context.recipe.threshold or usual_threshold(context, similarity)
@@ -111,13 +115,18 @@ def undefined(similarity: Similarity) -> tuple[str, ...]:
     return tuple(told)
 
 
-def harm_meter(context: Context) -> HarmMeter:
-    """What measures the harm of removals as the recipe asks, on the leading calibration batches."""
+def harm_meter(context: Context, crew: Crew = ALONE) -> HarmMeter:
+    """What measures the harm of removals as the recipe asks, on the leading calibration batches.
+
+    Args:
+        crew: the processes that share the batches.
+    """
     return HarmMeter(
         context.original,
         limit(context.calibration(), HARM_EXAMPLES),
         context.kind,
         boundary=context.recipe.harm in ("boundary", "gates"),
+        crew=crew,
     )
 
 

@@ -17,6 +17,7 @@ from mpo.exporters.axes import varying_axes
 from mpo.exporters.metadata import facts
 from mpo.optimizer.batches import Batch, limit, primary, take
 from mpo.optimizer.blocks import find_blocks
+from mpo.optimizer.distributed import ALONE, Crew
 from mpo.optimizer.harm import Kind
 from mpo.optimizer.labels import shifts_labels
 from mpo.optimizer.loading import load_subject
@@ -59,6 +60,16 @@ class Context:
     progress: Progress
     places: tuple[Place, ...]
     deadline: Deadline = field(default_factory=Deadline)
+    crew: Crew = ALONE
+
+    def announce(self, what: str, **words: Any) -> None:
+        """Tell the other processes, if any, which work they take part in now (pipeline/crew.py).
+
+        Args:
+            words: JSON-able.
+        """
+        if self.crew.size > 1 and self.crew.rank == 0:
+            self.crew.tell({"do": what, **words})
 
     @cached_property
     def original(self) -> nn.Module:

@@ -7,18 +7,20 @@ from collections.abc import Iterator
 
 import torch
 
+from mpo.optimizer.distributed import beside
 from mpo.profiles.device import physical_cores
 
 
 @contextlib.contextmanager
 def steady_torch() -> Iterator[None]:
-    """torch on the physical cores this process may use: the same count gives the same sums.
+    """torch on the physical cores this process may use, or on its share of them beside others of a
+    launcher: the same count gives the same sums.
 
     The attention fast path is off, because it hands nested tensors from layer to layer, which have
     no shape to compare.
     """
     threads, fast = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
-    torch.set_num_threads(physical_cores())
+    torch.set_num_threads(max(1, physical_cores() // beside()))
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield

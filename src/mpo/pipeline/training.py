@@ -13,7 +13,9 @@ from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import evaluate, predictor
 from mpo.optimizer.rates import choose_rate
 from mpo.optimizer.recover import Judge, Schedule, recover
+from mpo.optimizer.together import same_weights
 from mpo.optimizer.unpruned import Weights
+from mpo.pipeline.agreeing import agreed_judge, agreed_schedule, as_words
 from mpo.pipeline.compensating import cut_model
 from mpo.pipeline.context import Context
 from mpo.pipeline.fingerprints import fingerprint_model
@@ -72,21 +74,26 @@ def train(
             epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
         )
         return copy.deepcopy(context.original), story
+    if not context.recipe.finetune:
+        schedule = replace(schedule, rate=None, epochs=0)
+    crew = context.crew
+    begin_together(context, candidate, original, schedule)
     model, _, made_up = cut_model(context, candidate.removed, start)
+    same_weights(model, crew)
     told = identity(candidate, schedule)
     if start is not None:
         told["start"] = fingerprint_model(model)
-    if not context.recipe.finetune:
-        schedule = replace(schedule, rate=None, epochs=0)
     story = recover(
         model,
         objective_of(context),
         context.splits().train,
-        judge_on(context),
+        agreed_judge(judge_on(context), crew),
         original,
-        schedule,
+        agreed_schedule(schedule, crew),
         context.progress,
-        FolderKeeper(context.folder, told),
+        # several processes keep no snapshots: they train anew
+        FolderKeeper(context.folder, told) if crew.size == 1 else None,
+        crew,
     )
     return model, with_compensation(context, candidate, story, made_up, start)
 
@@ -106,6 +113,18 @@ def with_compensation(
         bare.load_state_dict(dict(start))
     known = {"quality_before": judge_on(context)(bare).value, "quality_after": story.before}
     return story.model_copy(update={"compensation": made_up.model_copy(update=known)})
+
+
+def begin_together(
+    context: Context, candidate: PlanCandidate, original: Quality, schedule: Schedule
+) -> None:
+    """Tell the other processes, if any, which training begins; they call `train` alike."""
+    context.announce(
+        "train",
+        candidate=candidate.model_dump(mode="json"),
+        original=original.model_dump(mode="json"),
+        schedule=as_words(schedule),
+    )
 
 
 def identity(candidate: PlanCandidate, schedule: Schedule) -> dict[str, Any]:

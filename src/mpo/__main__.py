@@ -1,0 +1,8 @@
+"""`python -m mpo`, which launchers of several processes start."""
+
+from __future__ import annotations
+
+from mpo.cli import main
+
+if __name__ == "__main__":
+    main()
