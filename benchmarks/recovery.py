@@ -1,10 +1,9 @@
 """What each part of recovery buys: accuracy at equal parameters, the same blocks gone, the same
 number of updates.
 
-Two examples with the leading part of what a seed draws from their training data; the rate is the
-one that plain cross-entropy likes best. Test accuracy over the seeds with Student's 95 % interval,
-and each variant's paired difference to plain training with the task's own loss. Updates that the
-warm start makes are taken off the training's.
+Two examples with what a seed draws from their training data. Test accuracy over the seeds with
+Student's 95 % interval, and each variant's paired difference to plain training with the task's own
+loss. Updates that the warm start makes are taken off the training's.
 
     python benchmarks/recovery.py [--example fashion,sentiment] [--seeds 3] [--out FILE]
 """
@@ -14,30 +13,35 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import scipy.stats
 import torch
+from contract_small import CNN, Shuffled, Transformer, digits
+from contract_small import batches as plain
 from depth_and_precision import module_of
 from torch import Tensor, nn
 
 import mpo
-from mpo.optimizer.batches import Batch, limit
+from mpo.optimizer.activations import evaluation_mode
+from mpo.optimizer.batches import Batch, limit, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.compensation import compensate, fold, gather, halves, last_affine
 from mpo.optimizer.cuts import Cut, find_cuts
-from mpo.optimizer.harm import HarmMeter
-from mpo.optimizer.hidden import Across, across, balanced, warm_start
+from mpo.optimizer.hidden import Across, across, balanced
 from mpo.optimizer.objective import Objective, distil, task_only
 from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.rates import choose_rate
+from mpo.optimizer.randomness import own_randomness
+from mpo.optimizer.rates import helps
 from mpo.optimizer.recover import Schedule, recover
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.tasks import cross_entropy
+from mpo.optimizer.trainer import Trainer, trainable
 from mpo.records import Quality
 from mpo.timing import Stopwatch
 
@@ -46,8 +50,8 @@ WARM_STEPS, DECAY, CALIBRATION = 6, 0.9, 128
 VARIANTS: dict[str, set[str]] = {
     "task": set(),
     "distil": {"distil"},
-    "distil+hidden": {"distil", "hidden"},
     "distil+compensate": {"distil", "compensate"},
+    "distil+compensate+raced": {"distil", "compensate", "hidden", "raced"},
     "distil+compensate+hidden": {"distil", "compensate", "hidden"},
     "distil+compensate+hidden+warm": {"distil", "compensate", "hidden", "warm"},
 }
@@ -55,19 +59,25 @@ VARIANTS: dict[str, set[str]] = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much of an example is used, in examples; `gone` is how many blocks go."""
+    """How much of an example is used, in examples; which blocks go: those whose joint removal harms
+    least, taken one after the other, on 128 training examples; and the peak learning rate, the one
+    that mpo's race chose in the example's own runs."""
 
     train: int
     validation: int
     test: int
     batch: int
-    epochs: int
-    gone: int
+    removed: tuple[str, ...]
+    epochs: int = 2
+    rate: float = 4e-4
 
 
+SMALL = ("blocks.1", "blocks.3", "blocks.4", "blocks.6")
 SIZES = {
-    "fashion": Size(768, 300, 1500, 64, 2, 4),
-    "sentiment": Size(320, 128, 500, 32, 2, 2),
+    "fashion": Size(768, 300, 1000, 64, ("layer1.3", "layer3.3", "layer2.3", "layer1.2")),
+    "sentiment": Size(320, 128, 500, 32, ("encoder.encoder.layer.0", "encoder.encoder.layer.1")),
+    "small-cnn": Size(797, 300, 700, 64, SMALL, rate=1e-3),
+    "small-transformer": Size(797, 300, 700, 64, SMALL, rate=1e-3),
 }
 
 
@@ -94,6 +104,8 @@ def batches(part: tuple[Any, Tensor], rows: Tensor, size: int) -> list[tuple[Any
 
 def subject_of(name: str, size: Size, seed: int) -> Subject:
     """The example with what a seed draws of its training data."""
+    if name.startswith("small-"):
+        return small(name, size, seed)
     module = module_of(name)
     parts = module.splits()
     count = len(parts["train"][1])
@@ -107,30 +119,34 @@ def subject_of(name: str, size: Size, seed: int) -> Subject:
     return Subject(model=module.model, data=data, loss=loss, metric=metric, name=name)
 
 
+def small(name: str, size: Size, seed: int) -> Subject:
+    """A network of eight residual blocks, trained by a seed on the 8x8 digits."""
+    parts = digits()
+    torch.manual_seed(seed)
+    model = CNN() if name == "small-cnn" else Transformer(8)
+    train = Shuffled(*parts["train"], size.batch)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(12):
+        for x, y in train:
+            optimizer.zero_grad()
+            torch.autograd.backward(cross_entropy(model(x), y))
+            optimizer.step()
+    held = {key: plain(parts[key], 128) for key in ("validation", "test")}
+    return Subject(model=model.eval(), data=mpo.Data(train=train, **held), name=name)
+
+
 class Bench:
     """One example with one seed: everything but the variant is the same."""
 
-    def __init__(self, name: str, seed: int, gone: tuple[str, ...] | None, rate: float | None):
+    def __init__(self, name: str, seed: int) -> None:
         self.size, self.seed = SIZES[name], seed
         self.subject = subject_of(name, self.size, seed)
         self.kind: Any = "values" if name == "sentiment" else "logits"
         self.original = self.subject.build()
         self.calibration = limit(self.subject.splits().train, CALIBRATION)
-        blocks = find_blocks(self.original, self.calibration[0])
-        names = [block.name for block in blocks if block.removable]
-        self.gone = gone or self.greedy(names)
-        self.pruned = remove_blocks(self.original, self.gone).eval()
-        self.cuts = find_cuts(self.original, self.pruned, self.gone)
-        splits, plain = self.subject.splits(), task_only(self.subject)
-        self.rate = rate or choose_rate(self.pruned, plain, splits.train, splits.validation, seed)
-
-    def greedy(self, names: list[str]) -> tuple[str, ...]:
-        """The blocks whose joint removal harms least, one after the other."""
-        meter, gone = HarmMeter(self.original, self.calibration[:2], self.kind), list[str]()
-        for _ in range(self.size.gone):
-            left = [name for name in names if name not in gone]
-            gone.append(min(left, key=lambda name: meter.kl([*gone, name])))
-        return tuple(gone)
+        find_blocks(self.original, take(self.calibration[0], 4))
+        self.pruned = remove_blocks(self.original, self.size.removed).eval()
+        self.cuts = find_cuts(self.original, self.pruned, self.size.removed)
 
     def quality(self, model: nn.Module, split: str) -> Quality:
         """The example's metric on a split."""
@@ -148,6 +164,11 @@ class Bench:
             return plain
         return balanced(across(plain, self.cuts), model, self.calibration[:2], 1.0)
 
+    def helps(self, model: nn.Module, other: Objective) -> bool:
+        """Whether hidden states win the short race that mpo holds, at the schedule's rate."""
+        splits, rest = self.subject.splits(), self.objective({"distil"}, model)
+        return helps(model, rest, other, self.size.rate, splits.train, splits.validation, self.seed)
+
     def train(self, parts: set[str]) -> dict[str, Any]:
         """Train one variant and test it."""
         watch, model = Stopwatch(), copy.deepcopy(self.pruned)
@@ -156,15 +177,18 @@ class Bench:
             told = compensate(self.original, model, self.cuts, self.calibration, self.kind)
             row["compensation"] = told.model_dump(mode="json")
         objective = self.objective(parts, model)
+        if "raced" in parts:
+            parts = parts if self.helps(model, objective) else parts - {"hidden"}
+            objective = self.objective(parts, model)
         total = self.size.epochs * len(self.subject.splits().train)
         if "warm" in parts and isinstance(objective, Across):
             row["warm"] = warm_start(
-                model, objective, self.calibration, rate=self.rate, steps=WARM_STEPS
+                model, objective, self.calibration, rate=self.size.rate, steps=WARM_STEPS
             )
             total -= WARM_STEPS
         row["start"] = self.quality(model, "test").value
         average = Average(model)
-        schedule = Schedule(self.rate, self.size.epochs, self.seed, total)
+        schedule = Schedule(self.size.rate, self.size.epochs, self.seed, total)
         story = recover(
             model,
             objective,
@@ -176,24 +200,32 @@ class Bench:
         )
         weight = objective.weight if isinstance(objective, Across) else None
         row |= {"test": self.quality(model, "test").value, "weight": weight, "updates": total}
-        row |= {"test_averaged": self.quality(average.model, "test").value}
+        if parts == {"distil", "compensate"}:
+            row["test_averaged"] = self.quality(average.model, "test").value
         return row | {"seconds": watch.seconds, "recovery": story.model_dump(mode="json")}
 
     def untrained(self) -> dict[str, float]:
         """Test accuracy without training: as pruned, and compensated in each way."""
         found = {"pruned": self.quality(self.pruned, "test").value}
-        for name, folding, anew in (("batchnorm", False, True), ("folded", True, False)):
+        ways = {
+            "batchnorm": "b",
+            "folded": "f",
+            "batchnorm, folded": "bf",
+            "folded, batchnorm": "fb",
+        }
+        for name, steps in ways.items():
             model = copy.deepcopy(self.pruned)
-            told = compensate(
-                self.original,
-                model,
-                self.cuts,
-                self.calibration,
-                self.kind,
-                folding=folding,
-                recalibrate=anew,
-            )
-            found[name] = self.quality(model, "test").value if told.steps else found["pruned"]
+            for one in steps:
+                compensate(
+                    self.original,
+                    model,
+                    self.cuts,
+                    self.calibration,
+                    self.kind,
+                    folding=one == "f",
+                    recalibrate=one == "b",
+                )
+            found[name] = self.quality(model, "test").value
         model = copy.deepcopy(self.pruned)
         scale(self.original, model, self.cuts, halves(self.calibration)[0])
         return found | {"scaled": self.quality(model, "test").value}
@@ -227,6 +259,58 @@ def scale(original: nn.Module, model: nn.Module, cuts: tuple[Cut, ...], fit: lis
             fold(layer, torch.tensor(sums.theirs / sums.ours - 1), torch.zeros(()))
 
 
+def warm_start(
+    student: nn.Module,
+    objective: Across,
+    batches: Sequence[Batch],
+    *,
+    rate: float,
+    steps: int,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Train only the modules before the cuts to hand on what the removed runs handed on.
+
+    As LLM-Streamline (arXiv 2403.19135) trains a small network in the place of a run; here it is
+    the block that is there already. Kept only when the hidden states come nearer.
+
+    Args:
+        batches: the last ones, a quarter, judge.
+
+    Returns:
+        The hidden term on the judging batches before and after.
+    """
+    alone = replace(objective, alone=True)
+    held = max(1, len(batches) // 4)
+    fit, judge = batches[:-held] or batches, batches[-held:]
+    known = dict(student.named_modules())
+    own = {id(p) for cut in alone.cuts if cut.trained for p in known[cut.student].parameters()}
+    start, before = copy.deepcopy(student.state_dict()), _mean(alone, student, judge)
+    asking = trainable(student)
+    if not own:
+        return before, before
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(id(parameter) in own)
+        with own_randomness(seed):
+            trainer = Trainer(student, alone, rate, steps)
+            for step in range(steps):
+                trainer.step(fit[step % len(fit)])
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+    after = _mean(alone, student, judge)
+    if not after < before:
+        student.load_state_dict(start)
+        after = before
+    student.eval()
+    return before, after
+
+
+def _mean(objective: Objective, student: nn.Module, batches: Sequence[Batch]) -> float:
+    with evaluation_mode(student), torch.no_grad():
+        return sum(float(objective(student, batch)) for batch in batches) / len(batches)
+
+
 def interval(values: list[float]) -> dict[str, Any]:
     """Mean and Student's 95 % interval."""
     middle = mean(values)
@@ -241,7 +325,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key in ("test", "test_averaged"):
         for variant in VARIANTS:
-            own = {row["seed"]: row[key] for row in rows if row["variant"] == variant}
+            own = {r["seed"]: r[key] for r in rows if r["variant"] == variant and key in r}
             base = {row["seed"]: row["test"] for row in rows if row["variant"] == "task"}
             shared = [seed for seed in own if seed in base]
             if shared:
@@ -261,22 +345,21 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {
-        name: {"rows": [], "untrained": [], "removed": None, "rate": None}
+        name: {"size": vars(SIZES[name]), "rows": [], "untrained": []}
         for name in asked.example.split(",")
     }
     for seed in range(asked.seeds):
         for name, held in result.items():
-            bench = Bench(name, seed, held["removed"], held["rate"])
-            held |= {"removed": bench.gone, "rate": bench.rate, "size": vars(bench.size)}
+            bench = Bench(name, seed)
             held["original"] = bench.quality(bench.original, "test").value
             held["untrained"].append({"seed": seed, **bench.untrained()})
-            print(name, seed, bench.gone, bench.rate, held["untrained"][-1], flush=True)
+            print(name, seed, held["original"], held["untrained"][-1], flush=True)
             for variant, parts in VARIANTS.items():
                 row = {"seed": seed, "variant": variant, **bench.train(parts)}
                 held["rows"].append(row)
                 held["summary"] = summary(held["rows"])
                 asked.out.write_text(json.dumps(result, indent=1) + "\n")
-                told = (row["start"], row["test"], row["test_averaged"], row["weight"])
+                told = (row["start"], row["test"], row.get("test_averaged"), row["weight"])
                 print(name, seed, variant, *told, round(row["seconds"]), flush=True)
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,6 +33,8 @@ from mpo.records import Compensation
 
 LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)  # channels lie on the last axis
 SECOND = (_ConvNd, _BatchNorm, nn.GroupNorm)  # on the second one
+RIDGE, TINY = 1e-3, 1e-8
+MIXED_ROWS = 4  # positions a channel, for a full map to be more than noise
 Change = Callable[[], None]
 
 
@@ -49,6 +50,8 @@ def compensate(
 ) -> Compensation:
     """Compensate in place for what was removed, as far as it helps the outputs.
 
+    Which comes first, BatchNorm or folding, is tried both ways.
+
     Args:
         original: in evaluation mode.
         model: the pruned model.
@@ -59,29 +62,71 @@ def compensate(
         recalibrate: whether to take BatchNorm's statistics anew.
     """
     fit, held = halves(batches)
-    meter = HarmMeter(original, held, kind)
-    before = now = meter.judge(predictor(model)).kl
-    done: list[str] = []
-
-    def attempt(told: str, change: Change) -> None:
-        nonlocal now
-        start = copy.deepcopy(model.state_dict())
-        change()
-        found = meter.judge(predictor(model)).kl
-        if found < now:
-            done.append(f"{told}: harm {now:.4g} -> {found:.4g}")
-            now = found
-        else:
-            model.load_state_dict(start)
-
+    work = _Work(original, model, cuts, fit, HarmMeter(original, held, kind))
+    steps = [work.fold] if folding else []
+    orders = [steps]
     if recalibrate and has_batchnorm(model):
-        attempt("BatchNorm statistics taken anew", lambda: recalibrate_batchnorm(model, fit))
-    for cut in cuts if folding else ():
-        change = corrected(original, model, cut, fit)
-        if change is not None:
-            attempt(f"what {cut.run} did folded into {cut.student}", change)
+        orders = [[work.recalibrate, *steps]]
+        orders += [[*steps, work.recalibrate]] if steps and cuts else []
+    start = copy.deepcopy(model.state_dict())
+    found: list[tuple[float, int, Compensation, dict[str, Any]]] = []
+    for order in orders:
+        model.load_state_dict(start)
+        told = work.through(order)
+        found.append((told.harm_after, len(found), told, copy.deepcopy(model.state_dict())))
+    _, _, best, state = min(found, key=lambda one: one[:2])
+    model.load_state_dict(state)
     model.eval()
-    return Compensation(steps=tuple(done), harm_before=before, harm_after=now)
+    return best
+
+
+class _Work:
+    """Attempts on one model, each kept only when it lowers the harm."""
+
+    def __init__(
+        self,
+        original: nn.Module,
+        model: nn.Module,
+        cuts: tuple[Cut, ...],
+        fit: list[Batch],
+        meter: HarmMeter,
+    ) -> None:
+        self.original, self.model, self.cuts, self.fit = original, model, cuts, fit
+        self.meter, self.harm = meter, 0.0
+        self.done: list[str] = []
+
+    def through(self, order: Sequence[Change]) -> Compensation:
+        """Take these steps, one after the other."""
+        self.done = []
+        before = self.harm = self.meter.judge(predictor(self.model)).kl
+        for step in order:
+            step()
+        return Compensation(steps=tuple(self.done), harm_before=before, harm_after=self.harm)
+
+    def attempt(self, told: str, change: Change) -> bool:
+        """Make a change, and take it back when it helps nothing."""
+        start = copy.deepcopy(self.model.state_dict())
+        change()
+        found = self.meter.judge(predictor(self.model)).kl
+        if not found < self.harm:
+            self.model.load_state_dict(start)
+            return False
+        self.done.append(f"{told}: harm {self.harm:.4g} -> {found:.4g}")
+        self.harm = found
+        return True
+
+    def recalibrate(self) -> None:
+        """BatchNorm's statistics."""
+        self.attempt(
+            "BatchNorm statistics taken anew", lambda: recalibrate_batchnorm(self.model, self.fit)
+        )
+
+    def fold(self) -> None:
+        """What the runs did, folded in, the first cut first."""
+        for cut in self.cuts:
+            for change in corrections(self.original, self.model, cut, self.fit):
+                if self.attempt(f"what {cut.run} did folded into {cut.student}", change):
+                    break
 
 
 def halves(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
@@ -124,55 +169,75 @@ def recalibrate_batchnorm(model: nn.Module, batches: Sequence[Batch]) -> None:
                 layer.momentum = momentum
 
 
-@dataclass
 class Sums:
-    """Sums over all positions of all batches, per channel [C]: for least squares of r = theirs -
-    ours on F. `ours` and `theirs` add up magnitudes."""
+    """Sums over all positions of all batches, for least squares of what is missing, r = theirs -
+    ours, on a layer's output F; all of C channels.
 
-    count: float = 0.0
-    f: Tensor | float = 0.0
-    ff: Tensor | float = 0.0
-    r: Tensor | float = 0.0
-    fr: Tensor | float = 0.0
-    ours: float = 0.0
-    theirs: float = 0.0
+    Attributes:
+        count: positions.
+        ours: sum of |ours|.
+        theirs: sum of |theirs|.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ours = self.theirs = 0.0
+        self._ff: Tensor | float = 0.0
+        self._fr: Tensor | float = 0.0
 
     def add(self, f: Tensor, ours: Tensor, theirs: Tensor) -> None:
         """Take in [N, C] of each."""
         f, ours, theirs = f.double(), ours.double(), theirs.double()
-        r = theirs - ours
+        wide = torch.cat([f, torch.ones_like(f[:, :1])], dim=1)
+        self._ff = self._ff + wide.T @ wide
+        self._fr = self._fr + wide.T @ (theirs - ours)
         self.count += len(f)
-        self.f, self.ff = self.f + f.sum(0), self.ff + f.square().sum(0)
-        self.r, self.fr = self.r + r.sum(0), self.fr + (f * r).sum(0)
         self.ours += float(ours.abs().sum())
         self.theirs += float(theirs.abs().sum())
 
-    def correction(self, *, bias: bool) -> tuple[Tensor, Tensor]:
-        """(slope, shift) per channel that bring slope F + shift nearest to r; without a bias the
-        shift is 0."""
-        f, r = torch.as_tensor(self.f), torch.as_tensor(self.r)
-        ff, fr = torch.as_tensor(self.ff), torch.as_tensor(self.fr)
+    def by_channel(self, *, bias: bool) -> tuple[Tensor, Tensor]:
+        """(slope [C], shift [C]): slope F + shift comes nearest to r, each channel by itself;
+        without a bias the shift is 0."""
+        ff, fr = torch.as_tensor(self._ff), torch.as_tensor(self._fr)
+        squares, products = ff.diagonal()[:-1] / self.count, fr[:-1].diagonal() / self.count
         if not bias:
-            return fr / ff.clamp_min(1e-12), torch.zeros_like(f)
-        mean_f, mean_r = f / self.count, r / self.count
-        spread = ff / self.count - mean_f.square()
-        slope = (fr / self.count - mean_f * mean_r) / spread.clamp_min(1e-8)
-        slope = torch.where(spread > 1e-8, slope, torch.zeros_like(slope))
+            return products / squares.clamp_min(TINY), torch.zeros_like(squares)
+        mean_f, mean_r = ff[-1, :-1] / self.count, fr[-1] / self.count
+        spread = squares - mean_f.square()
+        slope = (products - mean_f * mean_r) / spread.clamp_min(TINY)
+        slope = torch.where(spread > TINY, slope, torch.zeros_like(slope))
         return slope, mean_r - slope * mean_f
 
+    def mixed(self, *, bias: bool) -> tuple[Tensor, Tensor]:
+        """(slope [C, C], shift [C]): F slope^T + shift comes nearest to r, with a small ridge."""
+        ff, fr = torch.as_tensor(self._ff), torch.as_tensor(self._fr)
+        if not bias:
+            ff, fr = ff[:-1, :-1], fr[:-1]
+        ridge = RIDGE * ff.diagonal().mean() * torch.eye(len(ff), dtype=ff.dtype)
+        solved = torch.linalg.solve(ff + ridge, fr)
+        if not bias:
+            return solved.T, torch.zeros(solved.shape[1], dtype=solved.dtype)
+        return solved[:-1].T, solved[-1]
 
-def corrected(
+
+def corrections(
     original: nn.Module, model: nn.Module, cut: Cut, batches: Sequence[Batch]
-) -> Change | None:
-    """How to fold in what is missing at a cut; None when there is nothing to fold it into."""
+) -> Iterator[Change]:
+    """What could be folded in at a cut, the richest first; none when there is no layer for it."""
     layer = last_affine(model, cut, batches[0])
-    if layer is None:
-        return None
-    sums = gather(original, model, cut, layer, batches)
-    if not sums.count:
-        return None
-    slope, shift = sums.correction(bias=layer.bias is not None)
-    return lambda: fold(layer, slope, shift)
+    sums = Sums() if layer is None else gather(original, model, cut, layer, batches)
+    if layer is None or not sums.count:
+        return
+    bias = layer.bias is not None
+    if mixes(layer) and sums.count > MIXED_ROWS * layer.weight.shape[0]:
+        yield lambda: fold(layer, *sums.mixed(bias=bias))
+    yield lambda: fold(layer, *sums.by_channel(bias=bias))
+
+
+def mixes(layer: nn.Module) -> bool:
+    """Whether any linear map of a layer's outputs can be folded into it."""
+    plain = isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and layer.groups == 1)
+    return plain and not getattr(layer, "transposed", False)
 
 
 def last_affine(model: nn.Module, cut: Cut, batch: Batch) -> Any | None:
@@ -249,17 +314,23 @@ def _channels(state: Tensor, layer: nn.Module, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def fold(layer: Any, slope: Tensor, shift: Tensor) -> None:
-    """Let an affine layer put out (1 + slope) F + shift in the place of F; both are [C] or one
-    number, and a layer without a bias is only scaled."""
+    """Let an affine layer put out F + slope F + shift in the place of F.
+
+    Args:
+        slope: one number, or [C], or [C, C] where `mixes`; a layer without a bias takes no shift.
+    """
     weight: Tensor = layer.weight
-    factor = (1 + slope).to(weight)
-    transposed = getattr(layer, "transposed", False)
-    shape = [1, -1] if transposed else [-1, 1]
-    wide = (
-        factor.reshape(shape + [1] * (weight.dim() - 2))
-        if weight.dim() > 1 and factor.dim()
-        else factor
-    )
-    weight.mul_(wide)
-    if layer.bias is not None:
-        layer.bias.mul_(factor).add_(shift.to(weight))
+    bias: Tensor | None = layer.bias
+    slope, shift = slope.to(weight), shift.to(weight)
+    if slope.dim() == 2:
+        weight.add_((slope @ weight.flatten(1)).reshape(weight.shape))
+        if bias is not None:
+            bias.add_(slope @ bias + shift)
+        return
+    wide = slope
+    if weight.dim() > 1 and slope.dim():
+        shape = [1, -1] if getattr(layer, "transposed", False) else [-1, 1]
+        wide = slope.reshape(shape + [1] * (weight.dim() - 2))
+    weight.mul_(1 + wide)
+    if bias is not None:
+        bias.mul_(1 + slope).add_(shift)

@@ -10,7 +10,6 @@ start the hidden term's gradient shall be a fixed share of the other one's, what
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +21,7 @@ from mpo.optimizer.activations import evaluation_mode
 from mpo.optimizer.batches import Batch, forward
 from mpo.optimizer.cuts import Cut, gap, states_at
 from mpo.optimizer.objective import Objective
-from mpo.optimizer.randomness import own_randomness
-from mpo.optimizer.trainer import Trainer, trainable
+from mpo.optimizer.trainer import trainable
 
 
 @dataclass(frozen=True)
@@ -83,55 +81,3 @@ def _norm(objective: Objective, student: nn.Module, batch: Batch) -> float:
     grads = torch.autograd.grad(objective(student, batch), parameters, allow_unused=True)
     given: list[Tensor | None] = list(grads)
     return math.sqrt(sum(float(grad.square().sum()) for grad in given if grad is not None))
-
-
-def warm_start(
-    student: nn.Module,
-    objective: Across,
-    batches: Sequence[Batch],
-    *,
-    rate: float,
-    steps: int,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Train only the modules before the cuts to hand on what the removed runs handed on.
-
-    As LLM-Streamline (arXiv 2403.19135) trains a small network in the place of a run; here it is
-    the block that is there already. Kept only when the hidden states come nearer.
-
-    Args:
-        batches: the last ones, a quarter, judge.
-
-    Returns:
-        The hidden term on the judging batches before and after.
-    """
-    alone = replace(objective, alone=True)
-    held = max(1, len(batches) // 4)
-    fit, judge = batches[:-held] or batches, batches[-held:]
-    known = dict(student.named_modules())
-    own = {id(p) for cut in alone.cuts if cut.trained for p in known[cut.student].parameters()}
-    start, before = copy.deepcopy(student.state_dict()), _mean(alone, student, judge)
-    asking = trainable(student)
-    if not own:
-        return before, before
-    try:
-        for parameter in asking:
-            parameter.requires_grad_(id(parameter) in own)
-        with own_randomness(seed):
-            trainer = Trainer(student, alone, rate, steps)
-            for step in range(steps):
-                trainer.step(fit[step % len(fit)])
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
-    after = _mean(alone, student, judge)
-    if not after < before:
-        student.load_state_dict(start)
-        after = before
-    student.eval()
-    return before, after
-
-
-def _mean(objective: Objective, student: nn.Module, batches: Sequence[Batch]) -> float:
-    with evaluation_mode(student), torch.no_grad():
-        return sum(float(objective(student, batch)) for batch in batches) / len(batches)

@@ -27,17 +27,46 @@ def choose_rate(
     No single rate serves both a residual CNN and a transformer; a race of a few steps is cheap and
     knows neither.
     """
+    losses = {
+        rate: _raced(model, objective, objective, rate, train, held_out, seed) for rate in RATES
+    }
+    return min(losses, key=lambda rate: (losses[rate], rate))
+
+
+def helps(
+    model: nn.Module,
+    objective: Objective,
+    other: Objective,
+    rate: float,
+    train: Split,
+    held_out: Split,
+    seed: int,
+) -> bool:
+    """Whether a short training by the other objective leaves less of this one on held-out batches
+    than a short training by this one itself; the model stays as it was."""
+    plain = _raced(model, objective, objective, rate, train, held_out, seed)
+    return _raced(model, other, objective, rate, train, held_out, seed) < plain
+
+
+def _raced(
+    model: nn.Module,
+    objective: Objective,
+    judge: Objective,
+    rate: float,
+    train: Split,
+    held_out: Split,
+    seed: int,
+) -> float:
+    """The judging objective on held-out batches after a short training by the other one."""
     start = copy.deepcopy(model.state_dict())
     steps = min(RACE_STEPS, len(train))
-    losses: dict[float, float] = {}
-    for rate in RATES:
-        with own_randomness(seed):
-            trainer, feed = Trainer(model, objective, rate, steps), Feed(train, model, seed)
-            for _ in range(steps):
-                trainer.step(*feed.take(1))
-        losses[rate] = held_out_loss(model, objective, held_out)
-        model.load_state_dict(start)
-    return min(losses, key=lambda rate: (losses[rate], rate))
+    with own_randomness(seed):
+        trainer, feed = Trainer(model, objective, rate, steps), Feed(train, model, seed)
+        for _ in range(steps):
+            trainer.step(*feed.take(1))
+    loss = held_out_loss(model, judge, held_out)
+    model.load_state_dict(start)
+    return loss
 
 
 def held_out_loss(model: nn.Module, objective: Objective, split: Split) -> float:

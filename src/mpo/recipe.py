@@ -34,6 +34,7 @@ RANGES = {
     "epochs": (0, 10**6),
     "candidates": (1, 100),
     "rounds": (1, 100),
+    "accumulate": (1, 10**6),
     "calibration": (1, 10**9),
     "seed": (0, 2**63 - 1),
     "opset": (18, 22),
@@ -49,7 +50,8 @@ class Recipe(Record):
     blocks into one cluster (None: placed relative to the permutation null); `epochs` bounds each
     recovery; `candidates` is how many diverse plans a short recovery compares; `finetune` False
     trains nothing: what is left is only made up for by arithmetic; `rounds` is in how many steps
-    the plan's removal is done, each one recovered before the next; `time_limit` ("30m") ends
+    the plan's removal is done, each one recovered before the next; `accumulate` is how many
+    batches make one update of training; `time_limit` ("30m") ends
     training and the search among candidates with the best model so far, so that with it the same
     recipe may give another result; `threads` 0 means the target's physical cores; `effort` "quick"
     measures for a fraction of the time, with wider intervals; `precision` is the result's, "auto"
@@ -73,6 +75,7 @@ class Recipe(Record):
     candidates: int = 2
     finetune: bool = True
     rounds: int = 1
+    accumulate: int = 1
     time_limit: str | None = None
     calibration: int = 512
     seed: int = 0

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.compensation import compensate, fold, halves, last_affine, recalibrate_batchnorm
+from mpo.optimizer.compensation import (
+    Sums,
+    compensate,
+    fold,
+    halves,
+    last_affine,
+    recalibrate_batchnorm,
+)
 from mpo.optimizer.cuts import Cut, find_cuts
 from mpo.optimizer.surgery import remove_blocks
 from tests.optimizer.test_cuts import Tower
@@ -134,3 +141,27 @@ def test_one_batch_is_cut_in_two_so_that_nothing_judges_itself() -> None:
     fit, held = halves(rows(1))
     assert (fit[0].size, held[0].size) == (16, 16)
     assert not torch.equal(fit[0].args[0], held[0].args[0])
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 6), nn.Conv2d(4, 6, 3)])
+def test_a_full_map_of_the_outputs_is_folded_exactly(layer: nn.Module) -> None:
+    slope, shift = torch.randn(6, 6), torch.randn(6)
+    x = torch.randn(3, 4) if isinstance(layer, nn.Linear) else torch.randn(2, 4, 5, 5)
+    before = layer(x).detach().movedim(1, -1)
+    fold(layer, slope, shift)
+    wanted = (before + before @ slope.T + shift).movedim(-1, 1)
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_least_squares_find_the_map_that_was_missing() -> None:
+    f, slope, shift = torch.randn(500, 4), torch.randn(4, 4), torch.randn(4)
+    sums = Sums()
+    for part in f.split(100):
+        sums.add(part, part, part + part @ slope.T + shift)
+    found, constant = sums.mixed(bias=True)
+    torch.testing.assert_close(found.float(), slope, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(constant.float(), shift, rtol=0.02, atol=0.02)
+    scale, offset = Sums(), torch.tensor([0.5, -1.0, 0.0, 2.0])
+    scale.add(f, f, f + offset * f + shift)
+    found, constant = scale.by_channel(bias=True)
+    torch.testing.assert_close(found.float(), offset, rtol=1e-3, atol=1e-3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mpo.optimizer.hidden import Across, across, balanced, warm_start
+from mpo.optimizer.hidden import Across, across, balanced
 from mpo.optimizer.objective import Objective
 from mpo.optimizer.tasks import cross_entropy
 from mpo.optimizer.trainer import trainable
@@ -43,26 +43,3 @@ def test_the_weight_makes_the_hidden_gradient_a_fixed_share_of_the_rest(share: f
     hidden = Across(**{**vars(found), "alone": True})
     rest = Across(**{**vars(found), "cuts": ()})
     assert found.weight * norm(hidden, pruned) == pytest.approx(share * norm(rest, pruned))
-
-
-def test_the_warm_start_trains_only_the_block_before_the_cut() -> None:
-    model, pruned, cuts = cut(Tower(), ["blocks.1", "blocks.2"], rows()[0])
-    before = copy.deepcopy(pruned.state_dict())
-    gap, nearer = warm_start(
-        pruned, across(objective(model), cuts), rows(), rate=1e-2, steps=30, seed=1
-    )
-    assert nearer < 0.9 * gap
-    changed = {
-        key for key, value in pruned.state_dict().items() if not torch.equal(before[key], value)
-    }
-    assert changed
-    assert all(key.startswith("blocks.0.") for key in changed)
-    assert all(parameter.requires_grad for parameter in pruned.parameters())
-
-
-def test_a_warm_start_that_brings_nothing_nearer_is_taken_back() -> None:
-    model, pruned, cuts = cut(Tower(), ["blocks.1"], rows()[0])
-    before = copy.deepcopy(pruned.state_dict())
-    gap, after = warm_start(pruned, across(objective(model), cuts), rows(), rate=1e4, steps=2)
-    assert after == gap
-    assert all(torch.equal(before[key], value) for key, value in pruned.state_dict().items())

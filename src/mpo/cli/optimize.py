@@ -43,6 +43,7 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--rounds", type=int, help="Steps in which the plan is carried out and recovered (1)."
         ),
+        click.option("--accumulate", type=int, help="Batches whose gradients make one update (1)."),
         click.option(
             "--time-limit", help="30m, 90s, 2h: ends with the best model that was found by then."
         ),

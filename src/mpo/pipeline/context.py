@@ -45,7 +45,7 @@ SEEN = 32  # batches a split that tell which axes vary
 # What the original's figures and the analysis do not depend on.
 WISHES = {
     "budget", "max_drop", "epochs", "candidates", "export", "precision", "distil", "contract",
-    "finetune", "rounds", "time_limit",
+    "finetune", "rounds", "time_limit", "accumulate",
 }  # fmt: skip
 Progress = Callable[[str, int, int], None]
 

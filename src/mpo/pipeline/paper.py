@@ -87,7 +87,7 @@ def _retrain(context: Context, model: nn.Module, original: Quality) -> tuple[Qua
     rate = None
     if context.recipe.epochs:
         rate = choose_rate(model, objective, splits.train, splits.validation, seed)
-    schedule = Schedule(rate, context.recipe.epochs, seed)
+    schedule = Schedule(rate, context.recipe.epochs, seed, accumulate=context.recipe.accumulate)
     train = context.splits().train
     story = recover(model, objective, train, judge, original, schedule, context.progress)
     return judge(model), story

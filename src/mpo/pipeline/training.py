@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from torch import nn
 
+from mpo.optimizer.cuts import Cut
+from mpo.optimizer.hidden import across, balanced
 from mpo.optimizer.objective import Objective, distil
 from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.rates import choose_rate
+from mpo.optimizer.rates import choose_rate, helps
 from mpo.optimizer.recover import Judge, Schedule, recover
 from mpo.optimizer.together import same_weights
 from mpo.optimizer.unpruned import Weights
@@ -21,8 +24,10 @@ from mpo.pipeline.context import Context
 from mpo.pipeline.fingerprints import fingerprint_model
 from mpo.pipeline.shipping import shipped_quality
 from mpo.pipeline.snapshots import FolderKeeper
-from mpo.records import Compensation, PlanCandidate, Quality, Recovery
+from mpo.records import PlanCandidate, Quality, Recovery
 
+HIDDEN_SHARE = 1.0  # of the outputs' gradient, at the start
+BALANCED = 2  # batches that the weight is measured on
 UNTOUCHED = "nothing was removed, so nothing was trained"
 
 
@@ -52,7 +57,7 @@ def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float |
     recipe = context.recipe
     if recipe.epochs == 0 or not recipe.finetune or not removed:
         return None
-    model, _, _ = cut_model(context, removed)
+    model, _, _ = cut_model(context, removed, judge_on(context))
     objective = objective_of(context)
     splits = context.splits()
     return choose_rate(model, objective, splits.train, splits.validation, recipe.seed)
@@ -74,20 +79,22 @@ def train(
             epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
         )
         return copy.deepcopy(context.original), story
+    schedule = replace(schedule, accumulate=context.recipe.accumulate)
     if not context.recipe.finetune:
         schedule = replace(schedule, rate=None, epochs=0)
     crew = context.crew
     begin_together(context, candidate, original, schedule)
-    model, _, made_up = cut_model(context, candidate.removed, start)
+    judge = judge_on(context)
+    model, cuts, made_up = cut_model(context, candidate.removed, judge, start)
     same_weights(model, crew)
     told = identity(candidate, schedule)
     if start is not None:
         told["start"] = fingerprint_model(model)
     story = recover(
         model,
-        objective_of(context),
+        chosen_objective(context, model, cuts, schedule),
         context.splits().train,
-        agreed_judge(judge_on(context), crew),
+        agreed_judge(judge, crew),
         original,
         agreed_schedule(schedule, crew),
         context.progress,
@@ -95,24 +102,7 @@ def train(
         FolderKeeper(context.folder, told) if crew.size == 1 else None,
         crew,
     )
-    return model, with_compensation(context, candidate, story, made_up, start)
-
-
-def with_compensation(
-    context: Context,
-    candidate: PlanCandidate,
-    story: Recovery,
-    made_up: Compensation | None,
-    start: Weights | None,
-) -> Recovery:
-    """The record of a recovery with what was made up for before it, and the quality before that."""
-    if made_up is None or not made_up.steps:
-        return story.model_copy(update={"compensation": made_up})
-    bare = context.without(candidate.removed)
-    if start is not None:
-        bare.load_state_dict(dict(start))
-    known = {"quality_before": judge_on(context)(bare).value, "quality_after": story.before}
-    return story.model_copy(update={"compensation": made_up.model_copy(update=known)})
+    return model, story.model_copy(update={"compensation": made_up})
 
 
 def begin_together(
@@ -131,6 +121,22 @@ def identity(candidate: PlanCandidate, schedule: Schedule) -> dict[str, Any]:
     """What tells one training of a run from another; precision comes after training."""
     told = {key: value for key, value in vars(schedule).items() if key != "stop"}
     return {"removed": candidate.removed, **told}
+
+
+def chosen_objective(
+    context: Context, model: nn.Module, cuts: tuple[Cut, ...], schedule: Schedule
+) -> Objective:
+    """What a training minimises: the outputs' distillation, with hidden states across the cuts
+    where a short race on validation shows that they help this model; trainings of a few steps only
+    rank plans, and hold no race."""
+    plain = objective_of(context)
+    if not cuts or schedule.rate is None or schedule.max_steps is not None:
+        return plain
+    leading = list(islice(context.splits().train, BALANCED))
+    hidden = balanced(across(plain, cuts), model, leading, HIDDEN_SHARE)
+    splits, seed = context.splits(), context.recipe.seed
+    better = helps(model, plain, hidden, schedule.rate, splits.train, splits.validation, seed)
+    return hidden if context.crew.tell(better) else plain  # the first process decides for all
 
 
 def objective_of(context: Context) -> Objective:

@@ -113,8 +113,9 @@ class Compensation(Record):
         harm_before: the output's KL divergence from the original (or the lost share of variance)
             on calibration batches that no step was fitted on.
         harm_after: the same afterwards.
-        quality_before: validation quality before; None when it was not judged.
+        quality_before: validation quality before; None when nothing was done.
         quality_after: and afterwards.
+        kept: False when validation quality fell, so that the model is as it was before.
     """
 
     steps: tuple[str, ...]
@@ -122,6 +123,7 @@ class Compensation(Record):
     harm_after: float
     quality_before: float | None = None
     quality_after: float | None = None
+    kept: bool = True
 
 
 class Recovery(Record):
