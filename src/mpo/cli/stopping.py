@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -31,13 +31,13 @@ def stoppable(said: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    hears, speaks = socket.socketpair()
-    speaks.setblocking(False)
+    hears, speaks = os.pipe()
+    os.set_blocking(speaks, False)
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, _interrupt),
         signal.SIGTERM: signal.signal(signal.SIGTERM, _terminate),
     }
-    woken = signal.set_wakeup_fd(speaks.fileno(), warn_on_full_buffer=False)
+    woken = signal.set_wakeup_fd(speaks, warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(hears, said), daemon=True).start()
     try:
         yield
@@ -45,26 +45,25 @@ def stoppable(said: Callable[[], None]) -> Iterator[None]:
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
-        speaks.close()
+        os.close(speaks)
 
 
-def _listen(hears: socket.socket, said: Callable[[], None]) -> None:
+def _listen(hears: int, said: Callable[[], None]) -> None:
     """Read the numbers of signals, which come here even while the main thread is in native code."""
     interrupts, ending = 0, 0
-    with hears:
-        while True:
-            hears.settimeout(GRACE_S if ending else None)
-            try:
-                numbers = hears.recv(64)
-            except TimeoutError:
-                _now(said, ending)
-            if not numbers:
-                return
-            interrupts += numbers.count(signal.SIGINT)
-            if interrupts > 1:
-                _now(said, INTERRUPTED)
-            if signal.SIGTERM in numbers:
-                ending = TERMINATED
+    while True:
+        ready, _, _ = select.select([hears], [], [], GRACE_S if ending else None)
+        if not ready:
+            _now(said, ending)
+        numbers = os.read(hears, 64)
+        if not numbers:
+            os.close(hears)
+            return
+        interrupts += numbers.count(signal.SIGINT)
+        if interrupts > 1:
+            _now(said, INTERRUPTED)
+        if signal.SIGTERM in numbers:
+            ending = TERMINATED
 
 
 def _now(said: Callable[[], None], code: int) -> NoReturn:
