@@ -87,10 +87,12 @@ data: setup ## fetch what the other examples need (about 140 MB), train the sent
 	$(BIN)/python examples/fetch.py
 	$(BIN)/python examples/sentiment/train.py
 
-# benchmarks/gate_trials.py takes hours, kills.py half of one; both are run by hand. networks.py only holds models.
+# gate_trials.py and kills.py take long, bundle_*.py need bundles and bare Pythons: they are run by
+# hand. networks.py and shared.py only hold what others use.
+BY_HAND := benchmarks/gate_trials.py benchmarks/kills.py benchmarks/bundle_%.py
 bench: setup ## run benchmarks/*.py (needs `make data`); raw results go to benchmarks/results
 	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "bench: benchmarks/ holds no script yet"; exit 2; }
-	@set -e; for script in $(filter-out benchmarks/gate_trials.py benchmarks/kills.py,$(wildcard benchmarks/*.py)); do echo "bench: $$script"; $(BIN)/python $$script $(ARGS); done
+	@set -e; for script in $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py)); do echo "bench: $$script"; $(BIN)/python $$script $(ARGS); done
 
 docs: setup ## write docs/cli.md from the command line itself, docs/faults.md from the tests; check links
 	$(BIN)/python docs/generate.py

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,16 @@ from typing import Any
 import mpo
 from mpo.errors import InfeasibleError
 from mpo.records import CostTable, Report
-from mpo.store import MARKER
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
+from benchmarks.shared import ROOT, lend
+
 ALONE = ("params=60%", "size=60%", "memory=75%", "latency=75%")
 LEVELS = tuple(
     (f"{key}={share}%",) for key in ("size", "memory", "latency") for share in (75, 50, 35)
 )
 SHARED = ("session", "original", "analysis", "costs")
 METRICS = {"size": "size_bytes", "memory": "memory_bytes", "latency": "latency_p90_ms"}
-
-
-def lend(donor: Path | None, folder: Path) -> None:
-    """Give a run the measuring stages of another one; it keeps those made from the same things."""
-    folder.mkdir()
-    if donor is None:
-        return
-    (folder / MARKER).write_text("{}")
-    for stage in SHARED:
-        if (donor / "stages" / stage).is_dir():
-            shutil.copytree(donor / "stages" / stage, folder / "stages" / stage)
 
 
 def attempt(subject: Path, budgets: tuple[str, ...], folder: Path) -> dict[str, object]:
@@ -99,7 +89,7 @@ def main() -> None:
         for number, budgets in enumerate(asked):
             folder = Path(scratch) / str(number)
             kind = any(text.startswith("memory") for text in budgets)
-            lend(donors.get(kind), folder)
+            lend(donors.get(kind), folder, SHARED)
             row = attempt(options.subject, budgets, folder)
             donors.setdefault(kind, folder)
             rows.append(row)

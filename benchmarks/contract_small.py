@@ -16,8 +16,9 @@ import argparse
 import gzip
 import json
 import os
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.records import Contract, Quality
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
+from benchmarks.shared import ROOT, Shuffled
+
 DATA = Path(os.environ.get("MPO_DATA", ROOT / "data"))
 WIDTH, DEPTH = 24, 8
 EPOCHS, RATE, RECOVERY_EPOCHS, RECOVERY_RATE = 12, 3e-3, 2, 1e-3
@@ -129,20 +132,6 @@ def cut(x: Tensor, y: Tensor, sizes: Sequence[int]) -> dict[str, tuple[Tensor, T
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: sum(sizes)]
     rows = order.split(list(sizes))
     return {n: (x[r], y[r]) for n, r in zip(("train", "validation", "test"), rows, strict=True)}
-
-
-class Shuffled:
-    """Batches in a new order on every pass, by torch's global generator, which mpo seeds."""
-
-    def __init__(self, x: Tensor, y: Tensor, size: int) -> None:
-        self.x, self.y, self.size = x, y, size
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.randperm(len(self.x)).split(self.size):
-            yield self.x[rows], self.y[rows]
 
 
 def batches(part: tuple[Tensor, Tensor], size: int = 64) -> list[tuple[Tensor, Tensor]]:

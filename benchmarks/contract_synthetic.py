@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from mpo.optimizer.subject import Subject
 from mpo.optimizer.surgery import remove_blocks
 from mpo.records import Quality
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
+from benchmarks.shared import ROOT, Shuffled
+
 WIDTH, BLOCKS, INPUTS, NOISE = 24, 6, 8, 0.3
 TRAIN, VALIDATION, TEST = 4096, 1024, 10_000
 PASSES, COUNTS, SEEDS = 4, (2, 1), 3
@@ -47,20 +49,6 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.5 * self.down(F.relu(self.up(x)))
-
-
-class Shuffled:
-    """Batches in a new order on every pass, by torch's global generator, which mpo seeds."""
-
-    def __init__(self, x: Tensor, y: Tensor, size: int) -> None:
-        self.x, self.y, self.size = x, y, size
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.randperm(len(self.x)).split(self.size):
-            yield self.x[rows], self.y[rows]
 
 
 def samples(seed: int, count: int) -> list[tuple[Tensor, Tensor]]:

@@ -11,13 +11,11 @@ precision alone gets the same budget: it is met without any removal, or not at a
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,10 +24,11 @@ import mpo
 from mpo.errors import InfeasibleError
 from mpo.optimizer.subject import Subject
 from mpo.records import Report
-from mpo.store import MARKER
 from mpo.timing import Stopwatch
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
+from benchmarks.shared import ROOT, lend, subject_of
+
 SHARED = ("original", "analysis", "precisions", "costs", "costs-int8")
 OPTIONS: dict[str, Any] = {
     "threads": 1,
@@ -38,17 +37,6 @@ OPTIONS: dict[str, Any] = {
     "calibration": 128,
     "max_drop": "100%",
 }
-
-
-def module_of(name: str) -> ModuleType:
-    """The example's subject file as a module."""
-    path = ROOT / "examples" / name / "subject.py"
-    spec = importlib.util.spec_from_file_location(f"subject_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def leading(batches: Iterable[Any], count: int) -> list[Any]:
@@ -64,7 +52,7 @@ def leading(batches: Iterable[Any], count: int) -> list[Any]:
 
 def small(name: str, sizes: tuple[int, int, int]) -> Subject:
     """The example with the leading part of its splits."""
-    module, data = module_of(name), module_of(name).data()
+    module, data = subject_of(name), subject_of(name).data()
     parts = (data.train, data.validation, data.test)
     splits = [leading(part, size) for part, size in zip(parts, sizes, strict=True)]
     return Subject(
@@ -105,17 +93,6 @@ def told(report: Report) -> dict[str, Any]:
     }
 
 
-def lend(donor: Path | None, folder: Path) -> None:
-    """Give a run the measuring stages of another one; it keeps those made from the same things."""
-    folder.mkdir()
-    if donor is None:
-        return
-    (folder / MARKER).write_text("{}")
-    for stage in SHARED:
-        if (donor / "stages" / stage).is_dir():
-            shutil.copytree(donor / "stages" / stage, folder / "stages" / stage)
-
-
 def main() -> None:
     """Run every size in every precision, print a line each, write the JSON after each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -142,7 +119,7 @@ def main() -> None:
         for size in (int(text) for text in options.sizes.split(",")):
             for precision in options.precisions.split(","):
                 folder = Path(name) / f"{precision}-{size}"
-                lend(donors.get(precision), folder)
+                lend(donors.get(precision), folder, SHARED)
                 row = attempt(subject, size, precision, folder, options.epochs)
                 donors[precision] = folder
                 facts["rows"].append(row)

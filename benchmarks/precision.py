@@ -11,8 +11,8 @@ its whole test split (10,000 pictures, 2,000 sentences). "int8" has the layout f
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,24 +33,15 @@ from mpo.profiles.local import LocalTarget
 from mpo.profiles.measure import measure_pair
 from mpo.timing import Stopwatch
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
+from benchmarks.shared import ROOT, subject_of
+
 CALIBRATION, CHECK = 128, 32  # examples; fp16 needs no ranges, only real inputs
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RIGHT: dict[str, Score] = {
     "fashion": lambda scores, labels: scores.argmax(-1) == labels,
     "sentiment": lambda scores, labels: (scores > 0) == (labels > 0),
 }
-
-
-def subject(name: str) -> ModuleType:
-    """The example's subject file as a module."""
-    path = ROOT / "examples" / name / "subject.py"
-    spec = importlib.util.spec_from_file_location(f"subject_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def feed(inputs: Any) -> dict[str, np.ndarray]:
@@ -139,7 +130,7 @@ def bf16_here(source: Path, folder: Path, feeds: Feeds) -> str:
 
 def example(name: str, seconds: float, folder: Path) -> dict[str, Any]:
     """All figures of one example."""
-    module = subject(name)
+    module = subject_of(name)
     data = module.data()
     torch.manual_seed(0)
     source = folder / "fp32.onnx"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mpo.errors import RefusedError, UsageError
 from mpo.optimizer.bypass import Passthrough, Template
 from mpo.optimizer.surgery import Surgery
+from mpo.optimizer.wrappers import fitting
 from mpo.store import write_atomic
 
 _SHOWN = 3
@@ -66,7 +67,7 @@ def load_weights(model: nn.Module, path: Path, allow_pickle: bool = False) -> No
 
     Args:
         model: gets the weights; unchanged when they do not fit.
-        path: the file, recognised by its content.
+        path: the file, recognised by its content; prefixes of wrappers in its keys do not matter.
         allow_pickle: run the pickle when nothing else reads the file. It can run any code.
 
     Raises:
@@ -76,6 +77,7 @@ def load_weights(model: nn.Module, path: Path, allow_pickle: bool = False) -> No
     if not path.is_file():
         raise UsageError(f"{path} is not a file.", hint="Name a file of weights.")
     state = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path, allow_pickle)
+    state = fitting(state, model.state_dict())
     _check(model, state, path)
     # tied names that the file leaves out share their tensor with one that it has
     model.load_state_dict(state, strict=False)

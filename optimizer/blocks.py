@@ -18,9 +18,10 @@ from torch import nn
 from mpo.optimizer.batches import Batch, take
 from mpo.optimizer.bypass import NOTE, Template, bypass
 from mpo.optimizer.candidates import Unit, dims, find_units
+from mpo.optimizer.copies import clone
 from mpo.optimizer.costs import macs_by_module
 from mpo.optimizer.proof import Prover
-from mpo.optimizer.surgery import clone, is_list
+from mpo.optimizer.surgery import is_list
 from mpo.records import Block
 
 __all__ = ["bypass", "find_blocks"]

@@ -29,6 +29,8 @@ from mpo.optimizer.activations import evaluating, find_mask
 from mpo.optimizer.batches import Batch, forward, primary
 from mpo.optimizer.boundary import boundary_harm
 from mpo.optimizer.bypass import bypass
+from mpo.optimizer.distributed import ALONE, Crew
+from mpo.optimizer.halving import Halving
 from mpo.records import Harm
 
 Kind = Literal["logits", "values"]
@@ -59,7 +61,10 @@ class HarmMeter:
         batches: calibration data; the original's outputs on it are kept in memory.
         kind: "logits" for outputs [..., C >= 2] that softmax turns into decisions, "values" for
             anything else.
-        boundary: weigh decisions by how near the boundary they are; logits only.
+        boundary: weigh decisions by how near the boundary they are; logits only. It needs all
+            decisions at once: every process of a crew then measures all batches.
+        crew: the processes that share the batches; all must ask for the same sets in the same
+            order.
 
     Attributes:
         evaluations: forward passes over the batches made so far for removals.
@@ -75,12 +80,17 @@ class HarmMeter:
         kind: Kind = "logits",
         *,
         boundary: bool = False,
+        crew: Crew = ALONE,
     ) -> None:
         self._model, self._boundary = model, boundary
-        self._batches = list(batches)
+        self._crew = ALONE if boundary else crew
+        given = list(batches)
+        self._batches = given[self._crew.rank :: self._crew.size]
+        self._ladder = Halving(model, "Harm")
         self._kind = kind
         self._known: dict[frozenset[str], Damage] = {frozenset(): Damage(0.0, 1.0)}
         self.evaluations = 0
+        self._check_data(len(given))
         self._original = self._run(())
         self._check()
 
@@ -101,7 +111,7 @@ class HarmMeter:
             self._known[key] = (
                 near_boundary(self._original, changed)
                 if self._boundary
-                else compare(self._original, changed, self._kind)
+                else compare(self._original, changed, self._kind, self._crew)
             )
         return self._known[key]
 
@@ -109,23 +119,36 @@ class HarmMeter:
         """Harm and agreement of whatever answers a batch as the model does: an exported file."""
         return compare(self._original, self._answers(predict), self._kind)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know: how memory was spared."""
+        return tuple(self._ladder.told)
+
     def _run(self, removed: Sequence[str]) -> list[Tensor]:
         removal: AbstractContextManager[object] = bypass(self._model, removed)
-        with evaluating(self._model), removal:
-            return self._answers(lambda batch: forward(self._model, batch))
-
-    def _answers(self, predict: Callable[[Batch], Any]) -> list[Tensor]:
         outputs: list[Tensor] = []
-        for batch in self._batches:
-            result = primary(predict(batch)).detach().float()
-            outputs.append(_decisions(result, batch) if self._kind == "logits" else result.clone())
+        with evaluating(self._model), removal, self._ladder as ladder:
+            for batch in self._batches:
+                parts = ladder.run(
+                    batch, lambda part, _: self._of(part, forward(self._model, part))
+                )
+                outputs.append(torch.cat(parts) if len(parts) > 1 else parts[0])
         return outputs
 
-    def _check(self) -> None:
-        if not self._batches:
+    def _answers(self, predict: Callable[[Batch], Any]) -> list[Tensor]:
+        return [self._of(batch, predict(batch)) for batch in self._batches]
+
+    def _of(self, batch: Batch, outputs: Any) -> Tensor:
+        result = primary(outputs).detach().float()
+        return _decisions(result, batch) if self._kind == "logits" else result.clone()
+
+    def _check_data(self, batches: int) -> None:
+        if not batches:
             raise UsageError(
                 "Harm needs calibration data and got no batch.", hint="Let data() yield some."
             )
+
+    def _check(self) -> None:
         bad = sum(not bool(torch.isfinite(output).all()) for output in self._original)
         if bad:
             raise UsageError(
@@ -136,9 +159,10 @@ class HarmMeter:
             raise UsageError(
                 "Harm along the decision boundary needs class logits.", hint="Leave --harm out."
             )
-        if self._kind == "logits" and self._original[0].shape[-1] < 2:
+        first = next(iter(self._original), None)
+        if self._kind == "logits" and first is not None and first.shape[-1] < 2:
             raise UsageError(
-                f"Outputs of shape {tuple(self._original[0].shape)} are no logits of two classes.",
+                f"Outputs of shape {tuple(first.shape)} are no logits of two classes.",
                 hint='Measure them as values: kind="values".',
             )
 
@@ -151,7 +175,12 @@ def near_boundary(original: Sequence[Tensor], changed: Sequence[Tensor]) -> Dama
     return Damage(min(harm, WORST), agreement)
 
 
-def compare(original: Sequence[Tensor], changed: Sequence[Tensor], kind: Kind = "logits") -> Damage:
+def compare(
+    original: Sequence[Tensor],
+    changed: Sequence[Tensor],
+    kind: Kind = "logits",
+    crew: Crew = ALONE,
+) -> Damage:
     """Harm and agreement of `changed` outputs against `original` ones, batch by batch, as the
     module's head defines.
 
@@ -159,35 +188,43 @@ def compare(original: Sequence[Tensor], changed: Sequence[Tensor], kind: Kind = 
         original: one tensor a batch: [decisions, C] logits, or values of any shape.
         changed: the same shapes.
         kind: "logits" or "values".
+        crew: the processes that hold the other batches.
     """
-    if any(not bool(torch.isfinite(output).all()) for output in changed):
+    changed = [after.to(before.device) for before, after in zip(original, changed, strict=True)]
+    bad = sum(not bool(torch.isfinite(output).all()) for output in changed)
+    if _total(crew, bad)[0]:
         return Damage(WORST, 0.0)
-    return (
-        _compare_logits(original, changed)
-        if kind == "logits"
-        else _compare_values(original, changed)
-    )
+    measure = _compare_logits if kind == "logits" else _compare_values
+    return measure(original, changed, crew)
 
 
-def _compare_logits(original: Sequence[Tensor], changed: Sequence[Tensor]) -> Damage:
-    total, equal, count = 0.0, 0, 0
+def _total(crew: Crew, *numbers: float) -> list[float]:
+    """Each number summed over all processes."""
+    return crew.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
+
+
+def _compare_logits(original: Sequence[Tensor], changed: Sequence[Tensor], crew: Crew) -> Damage:
+    total, equal, count = 0.0, 0.0, 0.0
     for before, after in zip(original, changed, strict=True):
         truth = before.log_softmax(-1)
         total += float((truth.exp() * (truth - after.log_softmax(-1))).sum(dtype=torch.float64))
         equal += int((before.argmax(-1) == after.argmax(-1)).sum())
         count += before.shape[:-1].numel()
+    total, equal, count = _total(crew, total, equal, count)
     # rounding can leave a sum of equal terms a hair below zero
     return Damage(min(max(total / count, 0.0), WORST), equal / count)
 
 
-def _compare_values(original: Sequence[Tensor], changed: Sequence[Tensor]) -> Damage:
-    count = sum(before.numel() for before in original)
-    mean = sum(float(before.sum(dtype=torch.float64)) for before in original) / count
+def _compare_values(original: Sequence[Tensor], changed: Sequence[Tensor], crew: Crew) -> Damage:
+    sums = sum(float(before.sum(dtype=torch.float64)) for before in original)
+    total, count = _total(crew, sums, sum(before.numel() for before in original))
+    mean = total / count
     spread = sum(float((before.double() - mean).square().sum()) for before in original)
     error = sum(
         float((before.double() - after.double()).square().sum())
         for before, after in zip(original, changed, strict=True)
     )
+    spread, error = _total(crew, spread, error)
     if error == 0:
         return Damage(0.0, 1.0)
     share = min(error / spread, WORST) if spread > 0 else WORST

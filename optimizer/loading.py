@@ -20,6 +20,7 @@ from mpo.optimizer.declared import declared_labels, declared_preprocessing
 from mpo.optimizer.randominputs import random_data
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.usercode import guarded
+from mpo.optimizer.wrappers import unwrapped
 
 
 def load_subject(
@@ -137,7 +138,7 @@ def with_weights(
 
     def factory() -> nn.Module:
         model: nn.Module = bare()
-        load_weights(model, weights, allow_pickle=allow_pickle)
+        load_weights(unwrapped(model), weights, allow_pickle=allow_pickle)
         return model
 
     return factory

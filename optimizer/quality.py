@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch, forward, map_tensors, primary
+from mpo.optimizer.batches import Batch, forward, leaves, map_tensors, primary
 from mpo.optimizer.splits import Split
 from mpo.optimizer.subject import Subject
 from mpo.optimizer.tally import Accuracy, Agreement, OwnMetric, Tally
@@ -81,6 +81,18 @@ def require_finite(outputs: Tensor, where: str) -> None:
         )
 
 
+def require_untouched(before: Sequence[Tensor], after: Sequence[Tensor], what: str) -> None:
+    """Raise UsageError when a model has written into its own inputs."""
+    for number, (was, now) in enumerate(zip(before, after, strict=True), start=1):
+        if was.shape != now.shape or not torch.equal(was, now):
+            raise UsageError(
+                f"{what} writes into its own input (tensor {number} of {len(before)}): the next "
+                "pass over the same data would see other data.",
+                hint="Copy first in forward(): x = x.clone(); or leave inplace=True out of the "
+                "first layer.",
+            )
+
+
 def drop(original: Quality, candidate: Quality) -> float:
     """How much worse the candidate is: points for a metric in [0, 1], relative otherwise; negative
     when better."""
@@ -113,15 +125,19 @@ def check_predict(predict: Predict, batch: Batch, what: str = "The model") -> An
         what: what errors call it.
 
     Raises:
-        UsageError: it raises, returns no tensor, gives NaN, or another answer the second time.
+        UsageError: it raises, returns no tensor, gives NaN or another answer the second time, or
+            writes into its inputs.
     """
+    given = [leaf.clone() for leaf in leaves((batch.args, batch.kwargs))]
     outputs = guarded(what, lambda: predict(batch))
+    require_untouched(given, leaves((batch.args, batch.kwargs)), what)
     require_finite(primary(outputs), "train")
     again = primary(predict(batch))
     apart = float((again - primary(outputs)).abs().max()) if again.numel() else 0.0
     if apart > TWIN_TOLERANCE * float(again.abs().max()):
         raise UsageError(
             f"{what} gives different outputs for the same input in eval mode (by {apart:.3g}).",
-            hint="Switch off what is random in evaluation: dropout with training=True, noise.",
+            hint="Switch off what is random in evaluation (dropout with training=True, noise), and "
+            "let outputs depend on nothing but the input: no clock, no counter.",
         )
     return outputs

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from mpo.optimizer.distributed import ALONE, Crew
 from mpo.optimizer.feed import Feed
 from mpo.optimizer.objective import Objective
 from mpo.optimizer.quality import drop
@@ -69,6 +70,7 @@ def recover(
     schedule: Schedule,
     progress: Progress,
     keeper: Keeper | None = None,
+    crew: Crew = ALONE,
 ) -> Recovery:
     """Fine-tune `model` in place and leave it with the weights that validation liked best.
 
@@ -85,6 +87,8 @@ def recover(
         schedule: learning rate, epochs, steps and seed.
         progress: called with (what, done, total) after every step.
         keeper: where snapshots go, at each epoch's end and once a minute within it.
+        crew: the processes that share each batch; all must call this alike, with a judge and a
+            schedule that tell all of them the same.
 
     Raises:
         MpoError: the loss was not finite twice before an epoch was done, or memory ran out for
@@ -94,7 +98,7 @@ def recover(
         length = len(train)
         total, pace = schedule.steps(length), schedule.per_epoch(length)
         feed = Feed(train, model, schedule.seed)
-        session = Session(model, objective, schedule.rate or 0.0, (total, pace), feed)
+        session = Session(model, objective, schedule.rate or 0.0, (total, pace), feed, crew)
         known = keeper.newest() if keeper else None
         if known is None:
             session.begin(judge(model))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import MpoError
+from mpo.optimizer.distributed import ALONE, Crew
 from mpo.optimizer.feed import Feed
 from mpo.optimizer.ladder import Ladder
 from mpo.optimizer.objective import Objective
@@ -31,6 +32,7 @@ class Session:
         rate: the peak learning rate; 0 when nothing is trained.
         span: updates at most, and in an epoch.
         feed: the batches.
+        crew: the processes that share each batch.
 
     Attributes:
         before: validation quality at the start.
@@ -42,16 +44,25 @@ class Session:
     """
 
     def __init__(
-        self, model: nn.Module, objective: Objective, rate: float, span: tuple[int, int], feed: Feed
+        self,
+        model: nn.Module,
+        objective: Objective,
+        rate: float,
+        span: tuple[int, int],
+        feed: Feed,
+        crew: Crew = ALONE,
     ) -> None:
         self.model, self.objective, self.feed = model, objective, feed
         self.total, self.pace = span
-        self.ladder = Ladder(model)
-        self.trainer = Trainer(model, objective, rate, self.total, self.ladder)
+        self.ladder, self.crew = Ladder(model), crew
+        self.trainer = self._trainer(rate)
         self.best_epoch, self.steps, self.halved, self.finished = 0, 0, False, False
         self.history: list[dict[str, float]] = []
         self.losses: list[float] = []
         self.events: list[str] = []
+
+    def _trainer(self, rate: float) -> Trainer:
+        return Trainer(self.model, self.objective, rate, self.total, self.ladder, self.crew)
 
     def begin(self, before: Quality) -> None:
         """Start from the model as it is, of this quality."""
@@ -114,7 +125,7 @@ class Session:
             return
         rate = self.trainer.rate * HALF
         done = self.trainer.updates
-        self.trainer = Trainer(self.model, self.objective, rate, self.total, self.ladder)
+        self.trainer = self._trainer(rate)
         self.trainer.updates = done
         self.halved = True
         self.events.append(f"{why}: back to the best weights so far, at half the rate ({rate:g})")
@@ -160,9 +171,7 @@ class Session:
         if self.finished:
             return
         self.model.load_state_dict(self.model.state_dict() | snapshot.group("weights"))
-        self.trainer = Trainer(
-            self.model, self.objective, float(facts["rate"]), self.total, self.ladder
-        )
+        self.trainer = self._trainer(float(facts["rate"]))
         self.trainer.load(snapshot.group("optimizer"), int(facts["updates"]))
         if facts["scaler"]:
             self.trainer.scaler.load_state_dict(facts["scaler"])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mpo.errors import UsageError
 from mpo.optimizer.splits import Data, Splits, carve
-from mpo.optimizer.surgery import clone
 from mpo.optimizer.usercode import guarded, seeded
+from mpo.optimizer.wrappers import plain_copy
 
 Kind = Literal["logits", "values"]
 Loss = Callable[[Any, Any], Tensor]
@@ -54,7 +54,7 @@ class Subject:
     labels: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def _as_given(self) -> nn.Module:
+    def _as_given(self) -> tuple[nn.Module, tuple[str, ...]]:
         built: Any = self.model
         if not isinstance(built, nn.Module):
             factory = built
@@ -66,20 +66,27 @@ class Subject:
                 hint="Return the trained module itself.",
             )
         # a factory may hand out one shared object, and what is built here is cut and trained
-        return clone(built).eval()
+        return plain_copy(built)
 
     def build(self) -> nn.Module:
-        """A fresh copy of the trained model in eval mode, in float32 whatever it was saved in.
+        """A fresh copy of the trained model in eval mode, in float32 whatever it was saved in, out
+        of whatever it was wrapped in.
 
         Raises:
-            UsageError: the factory raised, or returned no torch module.
+            UsageError: the factory raised, or returned no torch module or one that cannot be
+                opened.
         """
-        return self._as_given().float()
+        return self._as_given()[0].float()
 
-    def floating_types(self) -> set[str]:
-        """The floating types of the model's parameters as it was handed over."""
-        given = self._as_given().parameters()
-        return {str(p.dtype).removeprefix("torch.") for p in given if p.is_floating_point()}
+    def remarks(self) -> tuple[str, ...]:
+        """What was changed of the model that was handed over: its wrappers and floating type."""
+        model, told = self._as_given()
+        types = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
+        return told + tuple(
+            f"The model came in {kind.removeprefix('torch.')}; mpo measures, trains and exports "
+            "both models in float32."
+            for kind in sorted(types - {"torch.float32"})
+        )
 
     def splits(self, seed: int = 0) -> Splits:
         """The three splits, made anew so that every stage sees the same order of examples."""

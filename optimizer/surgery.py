@@ -9,7 +9,6 @@ tried on one copy of the model.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from mpo.errors import UsageError
 from mpo.optimizer.bypass import NOTE, Passthrough, Template, find_named
+from mpo.optimizer.copies import clone
 
 _COUNT = re.compile(r"layers?$|layer_num|blocks?$|depths?$|^h$")
 _NO_COUNT = re.compile(r"max|min|freq|interval|norm|skip|first|last|start|sparse|step")
@@ -41,22 +40,6 @@ def remove_blocks(model: nn.Module, names: Collection[str]) -> nn.Module:
     for module in smaller.modules():
         vars(module).pop(NOTE, None)
     return smaller
-
-
-def clone(model: nn.Module) -> nn.Module:
-    """A deep copy.
-
-    Raises:
-        UsageError: the model holds something that cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(
-            f"The model cannot be copied: {error}",
-            hint="Let model() return a network whose parameters are leaves and that holds no "
-            "open files, locks or generators.",
-        ) from error
 
 
 def is_list(module: nn.Module) -> bool:

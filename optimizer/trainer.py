@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from mpo.errors import MpoError
 from mpo.optimizer.batches import Batch
+from mpo.optimizer.distributed import ALONE, Crew
 from mpo.optimizer.ladder import Ladder, out_of_memory
 from mpo.optimizer.objective import Objective
 from mpo.optimizer.randomness import restore, states
+from mpo.optimizer.together import add_gradients, part_of, shared_norms
 
 WARM_UP = 0.1
 CLIP = 1.0
@@ -28,7 +30,9 @@ class Trainer:
         objective: what is minimised.
         rate: the peak learning rate.
         total: updates that the learning rate's course is laid out for.
-        ladder: what is done about memory; a new one when None.
+        ladder: what is done about memory; a new one when None. Several processes do nothing: all
+            must take the same steps.
+        crew: the processes that share each batch.
 
     Attributes:
         updates: so far.
@@ -41,7 +45,9 @@ class Trainer:
         rate: float,
         total: int,
         ladder: Ladder | None = None,
+        crew: Crew = ALONE,
     ) -> None:
+        self.crew = crew
         self.model, self.objective, self.rate, self.total = model, objective, rate, total
         self.ladder = ladder or Ladder(model)
         self.parameters = trainable(model)
@@ -69,7 +75,7 @@ class Trainer:
                 value = self._gradients(batches)
                 break
             except (RuntimeError, MemoryError, MpoError) as error:
-                if not out_of_memory(error):
+                if not out_of_memory(error) or self.crew.size > 1:
                     raise
             # here, since the error held on to the graph's tensors
             self.optimizer.zero_grad(set_to_none=True)
@@ -78,19 +84,22 @@ class Trainer:
         return self._update(value) if math.isfinite(value) else value
 
     def _gradients(self, batches: Sequence[Batch]) -> float:
-        """The loss, each piece of each batch weighted by its examples; gradients are added up."""
+        """The loss, each piece of each batch weighted by its examples; gradients are added up, over
+        the processes too."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         examples, value = sum(batch.size for batch in batches), 0.0
         for batch in batches:
-            for piece in self.ladder.split(batch):
-                with self.ladder.active():
-                    loss = self.objective(self.model, piece) * (piece.size / examples)
+            own, counts = part_of(batch, self.crew)
+            for piece in self.ladder.split(own):
+                with self.ladder.active(), shared_norms(self.model, counts, self.crew):
+                    loss = self.objective(self.model, piece) * (counts * piece.size / examples)
                 value += float(loss.detach())
-                if not math.isfinite(value):
+                if not math.isfinite(value) and self.crew.size == 1:
                     return value
                 torch.autograd.backward(self.scaler.scale(loss) if self._scales else loss)
-        return value
+        add_gradients(self.parameters, self.crew)
+        return float(self.crew.sum(torch.tensor([value], dtype=torch.float64)))
 
     def _update(self, value: float) -> float:
         if self._scales:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mpo.optimizer.surgery import Surgery, clone, remove_blocks
+from mpo.optimizer.copies import clone
+from mpo.optimizer.surgery import Surgery, remove_blocks
 
 Weights = Mapping[str, Tensor]
 

@@ -43,6 +43,7 @@ def test_budgets_read(text: str, metric: str, limit: float | None, factor: float
         ("", "not a number"),
     ],
 )
+@pytest.mark.case(61)
 def test_bad_budgets_are_refused_with_what_is_wrong(text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_budget(text)
@@ -67,6 +68,7 @@ def test_a_recipe_survives_its_toml(tmp_path: Path) -> None:
     assert make_recipe(**read_recipe(path)) == recipe
 
 
+@pytest.mark.case(61)
 def test_unknown_recipe_key_names_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "mpo.toml"
     path.write_text('bugdet = ["5MB"]\n')
@@ -74,6 +76,7 @@ def test_unknown_recipe_key_names_the_nearest(tmp_path: Path) -> None:
         read_recipe(path)
 
 
+@pytest.mark.case(61)
 def test_missing_and_broken_recipe_files_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Cannot read"):
         read_recipe(tmp_path / "none.toml")
@@ -86,6 +89,7 @@ def test_missing_and_broken_recipe_files_are_usage_errors(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "values", [{"batch": 0}, {"epochs": -1}, {"threshold": 1.5}, {"method": "x"}, {"max_drop": "x"}]
 )
+@pytest.mark.case(61)
 def test_values_out_of_range_are_usage_errors(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         make_recipe(subject="m.py", **values)

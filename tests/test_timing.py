@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
 
-from mpo.timing import Stages, Stopwatch, format_seconds, now_ns, time_left
+from mpo.timing import Deadline, Stages, Stopwatch, format_seconds, now_ns, time_left
 
 
 def test_the_clock_never_goes_back() -> None:
@@ -56,3 +57,14 @@ def test_the_time_left_follows_from_the_share_done() -> None:
     assert time_left(1, 4, 10) == "30 s left"
     assert time_left(0, 4, 10) == ""
     assert time_left(4, 4, 10) == ""
+
+
+def test_a_deadline_ends_when_only_its_reserve_is_left() -> None:
+    assert Deadline().left == math.inf
+    assert not Deadline().over()
+    hour = Deadline(3600)
+    assert 3590 < hour.left <= 3600
+    hour.keep(3600)
+    assert hour.over()
+    hour.keep(10)
+    assert not hour.over()

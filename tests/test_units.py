@@ -35,6 +35,7 @@ def test_a_number_with_its_unit_is_read(text: str, value: float, dimension: str)
 @pytest.mark.parametrize(
     "text", ["", "MB", "12 parsecs", "-5MB", "0ms", "nan", "1e999", "5mb", "12ms;"]
 )
+@pytest.mark.case(61)
 def test_what_is_not_a_number_with_a_unit_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_quantity(text)

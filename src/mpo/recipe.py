@@ -93,6 +93,12 @@ class Recipe(Record):
         """Every bound that must hold."""
         return tuple(budget for text in self.budget for budget in parse_budget(text))
 
+    @property
+    def passes(self) -> int:
+        """Passes over the training data that recovery may make: `epochs`, or none without
+        fine-tuning."""
+        return self.epochs if self.finetune else 0
+
     def seconds_allowed(self) -> float | None:
         """`time_limit` in seconds; None when there is none."""
         return None if self.time_limit is None else parse_duration(self.time_limit)

@@ -73,6 +73,47 @@ def test_the_program_needs_nothing_but_numpy_and_onnxruntime_and_python_3_8() ->
     assert len(PROGRAM.read_text().splitlines()) < 1000
 
 
+def test_help_is_text_and_needs_no_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mpo_edge.main(["run", "--help"]) == 0
+    said = capsys.readouterr().out
+    options = {option for own in mpo_edge.OPTIONS.values() for option in own}
+    assert all(option in said for option in options)
+    assert all(one.__name__.replace("_", "-") + " B" in said for one in mpo_edge.OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "fly B", "info", "info A B", "info B --key K", "run B", "run B --input", "bench B -x",
+        "bench B --seconds soon", "selftest B --no-build=no", "verify B --key", "-",
+    ],
+)  # fmt: skip
+def test_a_command_line_that_is_none_ends_with_2(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = answer(capsys, *line.split())
+    assert (code, told["exit_code"], told["hint"]) == (2, 2, "See: --help")
+    assert json.dumps(line) in told["error"]
+
+
+def test_options_come_in_any_order_with_a_value_behind_them_or_an_equals_sign() -> None:
+    asked = mpo_edge.parsed(["bench", "--seconds=0.5", "B=1", "--processes", "2", "--no-build"])
+    assert (asked.does, asked.bundle) == (mpo_edge.bench, "B=1")
+    assert (asked.seconds, asked.processes, asked.no_build) == (0.5, 2, True)
+    plain = mpo_edge.parsed(["bench", "B"])
+    assert (plain.seconds, plain.processes, plain.no_build) == (1.0, 3, False)
+    one = mpo_edge.parsed(["run", "B", "--input", "-x.npz", "--output=a=b.npz"])
+    assert (one.input, one.output, one.no_build) == ("-x.npz", "a=b.npz", False)
+
+
+def test_started_as_a_module_it_answers_as_the_file_does(small: Path, tmp_path: Path) -> None:
+    shutil.copy(PROGRAM, tmp_path)
+    assert called("-m", "mpo_edge", "selftest", small, cwd=tmp_path)[1]["ok"]
+    code, told = called("-m", "mpo_edge", "bench", small, "--seconds=0.01", cwd=tmp_path)
+    assert code == 0
+    assert told["calls"] >= 30
+
+
 def test_a_bundle_runs_without_anything_but_itself(small: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", SAMPLES)
     code, told = called("-I", small, "run", "--input", tmp_path / "x.npy", cwd=tmp_path)

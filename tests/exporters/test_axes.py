@@ -27,6 +27,7 @@ def test_only_axes_that_differ_vary() -> None:
     assert varying_axes([]) == []
 
 
+@pytest.mark.case(46)
 def test_a_padded_batch_of_any_length_runs_in_parity(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(

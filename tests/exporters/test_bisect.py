@@ -30,6 +30,7 @@ def tampered(model: ModelProto, weight: str, factor: float = 1.5) -> ModelProto:
 
 
 @pytest.mark.parametrize("place", range(12))
+@pytest.mark.case(49)
 def test_the_node_that_was_tampered_with_is_named(place: int) -> None:
     model = pocket.chain(*[1.5] * 12)
     found = first_divergence(model, tampered(model, f"w{place}"), pocket.vectors(2))

@@ -140,6 +140,7 @@ def test_an_engine_of_a_convnet_is_built(convnet: Path, tmp_path: Path) -> None:
 
 @RTX
 @pytest.mark.skipif(driver(), reason="a GPU is here, so the engine could be run")
+@pytest.mark.case(32)
 def test_without_a_gpu_the_result_says_built_but_not_run(convnet: Path, tmp_path: Path) -> None:
     assert built(convnet, tmp_path / "model.engine").ran_reason == "no GPU here"
 
@@ -184,6 +185,7 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones(convnet: Path, tmp_path: 
 
 
 @RTX
+@pytest.mark.case(48)
 def test_a_node_that_the_parser_refuses_is_named(tmp_path: Path) -> None:
     target = tmp_path / "out" / "m.engine"
     target.parent.mkdir()
@@ -195,6 +197,7 @@ def test_a_node_that_the_parser_refuses_is_named(tmp_path: Path) -> None:
 
 
 @RTX
+@pytest.mark.case(48)
 def test_every_fault_of_the_parser_is_kept(tmp_path: Path) -> None:
     path = graph(tmp_path / "text.onnx", "StringNormalizer", TensorProto.STRING)
     result = build_engine(path, tmp_path / "m.engine")
@@ -241,6 +244,7 @@ def test_a_precision_flag_that_the_module_lacks_is_refused(convnet: Path, tmp_pa
 
 
 @RTX
+@pytest.mark.case(28)
 def test_a_workspace_that_is_too_small_fails_with_the_library_s_reason(
     convnet: Path, tmp_path: Path
 ) -> None:
@@ -257,6 +261,7 @@ def test_an_option_that_is_ignored_is_a_warning(convnet: Path, tmp_path: Path) -
 
 
 @RTX
+@pytest.mark.case(31)
 def test_a_build_over_its_time_is_killed(convnet: Path, tmp_path: Path) -> None:
     result = built(convnet, tmp_path / "m.engine", timeout_s=0.01)
     assert result.outcome == "timed-out"
@@ -265,6 +270,7 @@ def test_a_build_over_its_time_is_killed(convnet: Path, tmp_path: Path) -> None:
 
 
 @RTX
+@pytest.mark.case(28)
 def test_a_build_over_its_memory_is_killed(digits: Path, tmp_path: Path) -> None:
     result = built(digits, tmp_path / "m.engine", memory_bytes=20_000_000)
     assert result.outcome == "out-of-memory"
@@ -402,6 +408,9 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
+@pytest.mark.case(27)
+@pytest.mark.case(30)
+@pytest.mark.case(31)
 def test_every_end_of_a_child_is_an_outcome(kind: str, tmp_path: Path) -> None:
     code, said = SCRIPTS[kind]
     (tmp_path / "script.py").write_text(code)
@@ -470,6 +479,7 @@ def test_the_hash_of_a_file_covers_its_external_data(tmp_path: Path) -> None:
     assert content_hash(path) != before
 
 
+@pytest.mark.case(46)
 def test_a_free_axis_without_a_range_is_named(convnet: Path) -> None:
     with pytest.raises(UsageError, match="Axis 0 of input input, 'batch', is free"):
         shape_ranges(convnet, {})
@@ -490,6 +500,7 @@ def test_an_engine_whose_hash_is_not_told_is_never_loaded(tmp_path: Path) -> Non
 
 @RTX
 @pytest.mark.skipif(driver(), reason="a GPU is here")
+@pytest.mark.case(32)
 def test_running_without_a_gpu_says_so(tmp_path: Path) -> None:
     engine, inputs = tmp_path / "m.engine", tmp_path / "in.npz"
     engine.write_bytes(b"vtrt")

@@ -31,6 +31,7 @@ class Wide(nn.Module):
 ROWS = torch.linspace(-1, 1, 40).reshape(5, 8)
 
 
+@pytest.mark.case(52)
 def test_both_files_together_compute_what_torch_computes(tmp_path: Path) -> None:
     model, path = Wide().eval(), tmp_path / "model.onnx"
     export = export_onnx(model, (ROWS,), {}, path, external_data=True)
@@ -72,6 +73,7 @@ def test_large_weights_start_on_pages_and_small_ones_stay_in_the_graph(tmp_path:
         assert info.length < 65536 or info.offset % PAGE == 0
 
 
+@pytest.mark.case(52)
 def test_the_graphs_hash_vouches_for_its_weights(tmp_path: Path) -> None:
     one = export_onnx(Wide(0), (ROWS,), {}, tmp_path / "a.onnx", external_data=True)
     same = export_onnx(Wide(0), (ROWS,), {}, tmp_path / "a.onnx", external_data=True)

@@ -38,6 +38,7 @@ class Shy(nn.Module):
         return self.line(x)
 
 
+@pytest.mark.case(47)
 def test_what_dynamo_refuses_torchscript_exports_and_the_record_says_so(tmp_path: Path) -> None:
     model, path = Shy().eval(), tmp_path / "model.onnx"
     export = export_onnx(model, (ROWS,), {}, path)
@@ -49,6 +50,7 @@ def test_what_dynamo_refuses_torchscript_exports_and_the_record_says_so(tmp_path
     assert "line.weight" in {one.name for one in onnx.load(path).graph.initializer}
 
 
+@pytest.mark.case(46)
 def test_a_trace_that_holds_for_its_example_only_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MpoError, match="not while exporting") as caught:
         export_onnx(Shy(looks=True).eval(), (ROWS,), {}, tmp_path / "model.onnx")
@@ -101,6 +103,8 @@ class Tied(nn.Module):
 IDS = torch.arange(20).reshape(5, 4)
 
 
+@pytest.mark.case(43)
+@pytest.mark.case(52)
 def test_tied_weights_are_written_once_also_when_the_file_is_a_large_one(tmp_path: Path) -> None:
     model, path = Tied().eval(), tmp_path / "model.onnx"
     export = export_onnx(model, (IDS,), {}, path)

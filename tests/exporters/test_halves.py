@@ -91,6 +91,7 @@ def test_inputs_and_outputs_stay_float32_and_weights_do_not(tmp_path: Path) -> N
     assert kinds.keys() == types(onnx.load(source)).keys()
 
 
+@pytest.mark.case(50)
 def test_an_overflowing_layer_is_found_and_kept(tmp_path: Path) -> None:
     """1e5 in the middle, brought back by the next layer: no output tells, fp16 would give inf."""
     source = tmp_path / "model.onnx"
@@ -109,6 +110,7 @@ def test_an_overflowing_layer_is_found_and_kept(tmp_path: Path) -> None:
     assert values["relu0"].dtype == np.float16
 
 
+@pytest.mark.case(50)
 def test_without_the_keep_list_the_same_layer_overflows(tmp_path: Path) -> None:
     """The check above would mean nothing if plain conversion did well."""
     model, feeds = pocket.chain(1.0, 1e5, 1e-5, 1.0), pocket.vectors()

@@ -93,6 +93,7 @@ def test_the_file_takes_any_batch_and_computes_what_torch_computes(tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.case(39)
 def test_a_model_in_train_mode_is_exported_for_inference_and_left_in_train_mode(
     tmp_path: Path,
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_model_in_train_mode_is_exported_for_inference_and_left_in_train_mode(
     assert model.training
 
 
+@pytest.mark.case(51)
 def test_keywords_name_the_inputs_and_keys_name_the_outputs(tmp_path: Path) -> None:
     model, path = Tagger().eval(), tmp_path / "model.onnx"
     call: dict[str, Any] = {
@@ -185,6 +187,7 @@ def test_weights_that_only_a_branch_reads_keep_their_reader(tmp_path: Path) -> N
         assert torch.allclose(torch.from_numpy(run_onnx(path, (x,), {})[0]), wanted, atol=1e-5)
 
 
+@pytest.mark.case(46)
 def test_a_graph_that_depends_on_the_batch_size_is_written_with_a_fixed_batch(
     tmp_path: Path,
 ) -> None:
@@ -195,6 +198,7 @@ def test_a_graph_that_depends_on_the_batch_size_is_written_with_a_fixed_batch(
     assert found[0].tolist() == [[2.0] * 4] * 2
 
 
+@pytest.mark.case(47)
 def test_a_model_that_cannot_be_exported_says_why_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(MpoError, match="cannot export this model") as caught:
         export_onnx(Stubborn(), (torch.ones(2, 4),), {}, tmp_path / "model.onnx")
@@ -215,6 +219,7 @@ def test_the_opset_in_the_file_is_the_one_that_was_asked_for(tmp_path: Path, ops
     assert export.opset == onnx.load(export.path).opset_import[0].version == opset
 
 
+@pytest.mark.case(51)
 def test_a_call_without_a_tensor_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no tensor"):
         export_onnx(Convnet(), (), {"x": 3}, tmp_path / "model.onnx")

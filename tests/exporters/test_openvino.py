@@ -98,6 +98,7 @@ def test_a_file_whose_weights_were_changed_is_out_of_parity(reader: Path, tmp_pa
 
 
 @OPENVINO
+@pytest.mark.case(48)
 def test_an_operator_that_openvino_lacks_is_a_reason_and_no_file(tmp_path: Path) -> None:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y")]
     made = helper.make_model(

@@ -41,6 +41,7 @@ def test_a_faithful_file_is_in_parity_at_both_batch_sizes(model: nn.Module, expo
     assert (parity.samples, parity.batches) == (11, (1, 10))
 
 
+@pytest.mark.case(49)
 def test_other_weights_are_found_out(exported: Path) -> None:
     torch.manual_seed(1)
     parity = check_parity(nn.Linear(4, 3), exported, [((SAMPLES,), {})], primary)
@@ -49,6 +50,7 @@ def test_other_weights_are_found_out(exported: Path) -> None:
     assert parity.max_abs > 0.01
 
 
+@pytest.mark.case(49)
 def test_nan_is_a_failure(model: nn.Module, exported: Path) -> None:
     parity = check_parity(model, exported, [((SAMPLES * float("nan"),), {})], primary)
     assert not parity.ok

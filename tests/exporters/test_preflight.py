@@ -194,12 +194,14 @@ def test_weights_elsewhere_are_found_wherever_they_hide(where: str, place: Path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.case(62)
 def test_a_truncated_file_is_malformed(kept: float, place: Path) -> None:
     raw = save(sound(), place / "m.onnx").read_bytes()
     (place / "m.onnx").write_bytes(raw[: int(kept * len(raw))])
     told(place / "m.onnx", "malformed", "")
 
 
+@pytest.mark.case(62)
 def test_a_file_cut_off_anywhere_is_never_taken_for_whole() -> None:
     raw = sound().SerializeToString()
     whole = 0
@@ -224,6 +226,7 @@ def test_a_file_cut_off_anywhere_is_never_taken_for_whole() -> None:
         (bytes(5000), "field of the number 0"),
     ],
 )
+@pytest.mark.case(62)
 def test_another_kind_of_file_is_named(content: bytes, said: str, place: Path) -> None:
     (place / "m.onnx").write_bytes(content)
     told(place / "m.onnx", "malformed", said)

@@ -45,7 +45,10 @@ SEAMS = {
         "find_suspect",
     ): "parity failed before; so may the search",
     ("exporters/simplify.py", "simplify"): "a foreign optimizer's failure must not lose the export",
-    ("src/mpo/cli/running.py", "_ended"): "the last line: a fault becomes one sentence and exit 1",
+    (
+        "src/mpo/cli/running.py",
+        "_ended",
+    ): "the last line: any fault becomes one sentence and exit 1",
 }
 
 

@@ -39,6 +39,7 @@ def linear() -> nn.Module:
     return nn.Linear(3, 2)
 
 
+@pytest.mark.case(43)
 def test_tied_weights_are_saved_once_and_stay_tied(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model.safetensors"
     model = Tied()

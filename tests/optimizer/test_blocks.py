@@ -128,6 +128,7 @@ def test_bypass_of_an_unknown_block_names_the_nearest() -> None:
     assert "'layer1'" in caught.value.hint
 
 
+@pytest.mark.case(39)
 def test_learning_a_block_in_training_mode_moves_neither_statistics_nor_randomness() -> None:
     model, (x,) = stack().train(), image().args
     mean = model[1].bn.running_mean.clone()  # type: ignore[index]
@@ -150,6 +151,7 @@ def test_a_step_that_depends_on_the_index_keeps_its_places() -> None:
         torch.testing.assert_close(smaller(x), model(x))
 
 
+@pytest.mark.case(44)
 def test_a_module_called_twice_says_so() -> None:
     shared = Block()
     blocks = find_blocks(nn.Sequential(shared, Block(), shared).eval(), image())
@@ -158,6 +160,7 @@ def test_a_module_called_twice_says_so() -> None:
     assert reasons["1"] == ""
 
 
+@pytest.mark.case(43)
 def test_blocks_that_share_all_weights_say_with_whom() -> None:
     model = stack(3).eval()
     model[2].conv.weight = model[0].conv.weight  # type: ignore[index]

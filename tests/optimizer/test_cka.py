@@ -217,6 +217,7 @@ def test_it_stops_at_the_limit_and_cuts_the_last_batch(network: Network) -> None
     assert measure_similarity(network, NAMES, endless(), limit_examples=40).samples == 40
 
 
+@pytest.mark.case(38)
 def test_constant_activations_are_undefined_and_harm_no_other_pair(network: Network) -> None:
     class Constant(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -233,6 +234,7 @@ def test_constant_activations_are_undefined_and_harm_no_other_pair(network: Netw
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.case(37)
 def test_activations_that_are_not_finite_are_undefined(network: Network, bad: float) -> None:
     data = batches(20, 20)
     vars(network.get_submodule("body.1"))["scale"] = bad
@@ -317,6 +319,7 @@ def test_sequence_first_models_are_turned(network: Network) -> None:
     np.testing.assert_allclose(turned.matrix, plain.matrix, atol=1e-6)
 
 
+@pytest.mark.case(39)
 def test_the_model_is_left_as_it_was(network: Network) -> None:
     network.body[1].eval()
     modes = [module.training for module in network.modules()]

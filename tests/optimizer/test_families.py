@@ -24,6 +24,7 @@ def test_the_sweep_covers_at_least_sixteen_architectures() -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
+@pytest.mark.case(45)
 def test_every_candidate_is_removable_or_says_why_not(name: str) -> None:
     kind = ZOO[name]
     blocks = find_blocks(kind.make(), kind.batch())

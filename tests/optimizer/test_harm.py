@@ -139,6 +139,7 @@ def test_padded_tokens_do_not_count() -> None:
     assert padded.kl(["block"]) == pytest.approx(valid.kl(["block"]), rel=1e-5)
 
 
+@pytest.mark.case(39)
 def test_the_model_is_left_as_it_was(network: Network) -> None:
     network.train()
     network.body[1].eval()

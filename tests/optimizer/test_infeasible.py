@@ -111,6 +111,7 @@ def impossible(
     return found
 
 
+@pytest.mark.case(55)
 def test_a_budget_under_the_floor_is_named_with_the_floor() -> None:
     items = [*blocks((1, 10e6), (1, 10e6)), Item("stem", 0, {"memory_bytes": 9e6}, fixed=True)]
     limits = [Limit("memory_bytes", 51.2e6, 30e6), Limit("latency_p90_ms", 10, 10)]
@@ -137,6 +138,7 @@ def test_a_floor_that_looks_like_the_budget_is_told_with_more_digits() -> None:
     assert "10000000 B" in found.message
 
 
+@pytest.mark.case(57)
 def test_budgets_that_hold_alone_but_not_together_are_named() -> None:
     items = blocks((5, -10e6), (5, -10e6), (-1, 20e6))
     limits = [
@@ -175,6 +177,7 @@ def test_with_no_blocks_a_budget_below_the_original_is_infeasible() -> None:
     assert not isinstance(solve([], [Limit("params", 1000, 1000)]), Infeasible)
 
 
+@pytest.mark.case(54)
 def test_a_budget_of_nothing_or_less_is_infeasible_not_an_error() -> None:
     for limit in (0.0, -5.0):
         found = impossible(blocks((1, 1)), [Limit("latency_p90_ms", 3, limit)])

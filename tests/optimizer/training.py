@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from mpo.errors import MpoError
 from mpo.optimizer.objective import Objective
 from mpo.optimizer.recover import Schedule, recover
-from mpo.optimizer.snapshots import Snapshot, read_snapshot, write_snapshot
+from mpo.optimizer.snapshots import Keeper, Snapshot, read_snapshot, write_snapshot
 from mpo.optimizer.splits import Split
 from mpo.optimizer.tasks import cross_entropy
 from mpo.records import Quality, Recovery
@@ -84,7 +84,7 @@ class Kept:
 def train(
     model: nn.Module,
     data: object,
-    keeper: Kept | None = None,
+    keeper: Keeper | None = None,
     *,
     kill_at: int = 0,
     objective: Objective | None = None,

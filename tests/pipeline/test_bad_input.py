@@ -56,11 +56,13 @@ def refused(result: Result, code: int, said: str, hint: str = "hint: ") -> None:
     assert result.output.count("error: ") == 1
 
 
+@pytest.mark.case(61)
 def test_unknown_unit(tmp_path: Path) -> None:
     refused(run(tmp_path, TINY, budget="5XB"), 2, "unknown unit 'XB'")
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.case(61)
 def test_budget_without_unit(tmp_path: Path) -> None:
     refused(run(tmp_path, TINY, budget="5"), 2, "has no unit")
 
@@ -93,11 +95,13 @@ def test_pickle_weights(tmp_path: Path) -> None:
     refused(result, 8, "pickle")
 
 
+@pytest.mark.case(60)
 def test_empty_data(tmp_path: Path) -> None:
     subject = BLOCKS + "def data():\n    return mpo.Data(train=[], validation=[], test=[])\n"
     refused(run(tmp_path, subject), 2, "split is empty")
 
 
+@pytest.mark.case(60)
 def test_one_sample_of_calibration(tmp_path: Path) -> None:
     refused(run(tmp_path, BLOCKS + GOOD_DATA, "--calibration", "1"), 2, "calibration")
 
@@ -117,12 +121,14 @@ def test_no_removable_block(tmp_path: Path) -> None:
     refused(run(tmp_path, subject + GOOD_DATA), 3, "by removing blocks")
 
 
+@pytest.mark.case(55)
 def test_budget_that_cannot_be_met(tmp_path: Path) -> None:
     result = run(tmp_path, BLOCKS + GOOD_DATA, budget="params=5%")
     refused(result, 3, "cannot be met")
     assert "it removes 0, 1, 2" in result.output
 
 
+@pytest.mark.case(56)
 def test_budget_already_met(tmp_path: Path) -> None:
     result = run(tmp_path, BLOCKS + GOOD_DATA, budget="params=1M")
     assert result.exit_code == 0, result.output

@@ -118,6 +118,7 @@ def test_the_same_work_passes_for_real(pair: tuple[Path, Path], tmp_path: Path) 
     assert "torch" not in found.seconds
 
 
+@pytest.mark.case(62)
 def test_a_broken_model_is_bad_input_and_one_that_does_not_run_a_failure_of_measuring(
     tiny: ModuleType, tmp_path: Path, scripted: Callable[[Answer], Any]
 ) -> None:

@@ -112,6 +112,8 @@ def test_the_tiny_model_is_what_it_is_said_to_be() -> None:
     assert model.opset_import[0].version == 18
 
 
+@pytest.mark.case(30)
+@pytest.mark.case(32)
 def test_a_backend_that_crashes_is_a_row_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.case(48)
 def test_a_runs_pruned_model_is_exported_in_int8_and_a_missing_engine_costs_nothing_else(
     run: Path,
 ) -> None:
@@ -232,6 +233,7 @@ class Deceiver(nn.Module):
         return self.second(x * 1.5 if torch.compiler.is_exporting() else x)
 
 
+@pytest.mark.case(49)
 def test_a_file_out_of_parity_is_not_written_and_the_first_place_is_named(tmp_path: Path) -> None:
     rows = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(2)]
     subject = mpo.Subject(Deceiver(), mpo.Data(train=rows, validation=rows, test=rows))
@@ -273,6 +275,7 @@ def test_dynamic_is_read() -> None:
         parse_dynamic(["a:b:c"])
 
 
+@pytest.mark.case(48)
 def test_a_run_ends_with_the_formats_it_was_asked_for_and_7_when_one_is_missing(
     tmp_path: Path,
 ) -> None:

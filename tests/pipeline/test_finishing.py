@@ -81,5 +81,5 @@ def test_the_guard_of_a_contract_screens_a_candidate_as_it_would_be_shipped(tmp_
     with open_run(tmp_path / "run", to_toml(recipe)) as run:
         context = Context(recipe, subject, run, lambda *step: None, ())
         guard = guard_of(context)
-        assert guard(network(), "fp32") != "broken"
-        assert guard(network(), "int8") == "broken"
+        assert guard(network(), "fp32", 1) != "broken"
+        assert guard(network(), "int8", 1) == "broken"

@@ -82,6 +82,7 @@ def test_an_engine_is_not_loaded_unless_its_hash_is_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("runner", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.case(32)
 def test_an_engine_without_a_gpu_is_an_error_with_its_reason_and_never_a_pass(
     tmp_path: Path, runner: Any
 ) -> None:

@@ -113,6 +113,26 @@ def test_the_same_command_again_redoes_nothing(run: Path) -> None:
     assert old == new
 
 
+def test_a_drop_that_is_not_proved_is_a_warning_and_under_strict_an_exit_code(
+    run: Path, report: Report
+) -> None:
+    """512 examples are too few to prove a drop of 1 % (about 880 would do)."""
+    found = report.acceptance
+    assert found is not None
+    assert found.verdict == "unproven"
+    assert found.bound is not None
+    assert found.drop <= 0.01 < found.bound
+    assert any(text.startswith("Unproven") for text in report.warnings)
+    told = ("unproven", "paired score bound", "512 validation examples")
+    for name in ("report.md", "report.html"):
+        page = (run / name).read_text()
+        assert all(part in page for part in told)
+    same = ("-b", "params=70%", "--epochs", "4", "--threads", "1", "--effort", "quick")
+    result = optimize(*same, "-o", str(run), "--strict")
+    assert result.exit_code == 5, result.output
+    assert "97.5 % confidence" in result.output
+
+
 def test_another_run_of_the_same_seed_gives_the_same_plan_and_onnx(
     run: Path, report: Report, tmp_path: Path
 ) -> None:

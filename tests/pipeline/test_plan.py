@@ -146,6 +146,7 @@ def test_no_budget_is_a_usage_error(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.case(56)
 def test_a_budget_that_the_original_holds_removes_nothing(run: Path) -> None:
     plan = planned(run, "params=100%", "latency=10s")
     assert plan.removed == ()

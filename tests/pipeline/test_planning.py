@@ -132,6 +132,7 @@ def test_only_plans_of_less_harm_are_measured_beside_one_in_hand() -> None:
     assert holding(problem_of(9.5), (held, less)) == [less, held]
 
 
+@pytest.mark.case(58)
 @pytest.mark.parametrize("additive", [True, False])
 def test_rounds_that_miss_go_down_to_the_least_that_any_plan_may_take(additive: bool) -> None:
     problem = problem_of(9.6, additive=additive)

@@ -230,11 +230,13 @@ def test_a_budget_under_the_floor_keeps_the_closest_plan(file: Path, tmp_path: P
 
 def test_a_double_precision_model_and_its_data_become_single() -> None:
     subject = Subject(nn.Linear(4, 3).double(), mpo.Data([(torch.zeros(8, 4).double(), None)] * 9))
-    assert subject.floating_types() == {"float64"}
+    assert "float64" in subject.remarks()[0]
     batch = next(iter(subject.splits().train))
     assert subject.build()(*batch.args).dtype == torch.float32
 
 
+@pytest.mark.case(40)
+@pytest.mark.case(41)
 def test_a_model_that_rolls_dice_in_eval_mode_is_refused() -> None:
     class Dice(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -244,6 +246,7 @@ def test_a_model_that_rolls_dice_in_eval_mode_is_refused() -> None:
         check_model(Dice(), Batch((torch.ones(8, 4),), {}))
 
 
+@pytest.mark.case(51)
 def test_dataclass_outputs_are_compared_exported_and_kept(tmp_path: Path) -> None:
     @dataclass
     class Out:

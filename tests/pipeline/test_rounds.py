@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
+from mpo.errors import InfeasibleError
 from mpo.optimizer.costs import count_params
+from mpo.optimizer.wording import shown
+from mpo.pipeline import planning
+from mpo.pipeline.aims import ROUNDS
 from mpo.pipeline.analysis import analyze
 from mpo.pipeline.context import Context, subject_of
 from mpo.pipeline.measuring import Measured, measure_model
@@ -18,7 +22,7 @@ from mpo.pipeline.planning import pose, settle
 from mpo.pipeline.problem import Problem
 from mpo.profiles.local import LocalTarget
 from mpo.recipe import make_recipe, to_toml
-from mpo.records import CostTable, Line
+from mpo.records import CostTable, Line, PlanCandidate
 from mpo.store import open_run
 
 SUBJECT = Path(__file__).parents[1] / "subjects" / "tiny.py"
@@ -65,3 +69,27 @@ def test_a_table_that_is_wrong_either_way_leads_to_the_plan_of_a_right_one(
     assert notes
     left = count_params(context.without(held[0].removed))
     assert held[0].costs[KEY] == left <= problem.bounds[KEY]
+
+
+@pytest.mark.case(58)
+def test_plans_predicted_to_fit_and_measured_not_to_end_with_what_was_measured(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table says that blocks save three times what they do; the budget is under the floor."""
+    context, problem, original = world
+    floor = count_params(context.without([harm.name for harm in problem.analysis.harms]))
+    below = replace(mistaken(problem, 3.0), bounds={KEY: 0.98 * floor})
+    seen: list[PlanCandidate] = []
+
+    def measured(*given: Any) -> PlanCandidate:
+        seen.append(planning_measured(*given))
+        return seen[-1]
+
+    planning_measured = planning.measured
+    monkeypatch.setattr(planning, "measured", measured)
+    with pytest.raises(InfeasibleError) as caught:
+        settle(context, below, original)
+    assert 1 < len(seen) <= ROUNDS * context.recipe.candidates
+    closest = min(one.costs[KEY] for one in seen)
+    assert closest > below.bounds[KEY]
+    assert shown(KEY, closest) in caught.value.message  # what was measured, not what was predicted

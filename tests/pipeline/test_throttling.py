@@ -86,6 +86,7 @@ def test_clean_pairs_pass_and_the_table_tells_the_clock(benched: Benched) -> Non
     assert "1980 to 1980 MHz" in markdown(found)
 
 
+@pytest.mark.case(34)
 def test_a_throttled_pair_is_kept_flagged_left_out_and_measured_again(benched: Benched) -> None:
     found = benched(lambda place: HOT if place in (2, 5) else CLEAN)
     (rule,) = [one for one in found.comparisons if one.rule]
@@ -101,6 +102,7 @@ def test_a_throttled_pair_is_kept_flagged_left_out_and_measured_again(benched: B
     assert "2 of 10" in printed(found)
 
 
+@pytest.mark.case(34)
 def test_more_than_a_quarter_throttled_decides_nothing(benched: Benched) -> None:
     found = benched(lambda place: HOT if place % 2 else CLEAN)
     (rule,) = [one for one in found.comparisons if one.rule]

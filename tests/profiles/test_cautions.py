@@ -32,6 +32,7 @@ def test_a_calm_device_with_a_fixed_clock_raises_no_doubt() -> None:
         ({"cgroup_memory_bytes": 5 * 10**8}, "memory-limit", "500 MB"),
     ],
 )
+@pytest.mark.case(35)
 def test_a_setting_that_changes_figures_is_named(
     cpu: dict[str, Any], code: str, words: str
 ) -> None:
@@ -50,6 +51,8 @@ def test_a_setting_that_changes_figures_is_named(
         ({"temperature_c": 91.0}, "hot", "91 degrees"),
     ],
 )
+@pytest.mark.case(33)
+@pytest.mark.case(34)
 def test_a_state_that_changes_figures_is_named(
     state: dict[str, Any], code: str, words: str
 ) -> None:
@@ -64,6 +67,7 @@ def test_a_jetson_that_hides_its_power_mode_is_doubtful() -> None:
     assert cautions(DEVICE.model_copy(update={"jetson": known}), CALM) == ()
 
 
+@pytest.mark.case(33)
 def test_a_noisy_device_is_named_with_its_numbers() -> None:
     noise = judge([0.1, -0.1, 0.05, 0.2, -0.2, 0.1, 0.0, 0.1], [Alone(1, 1, 1, True)], 1)
     (found,) = cautions(DEVICE, CALM, noise)

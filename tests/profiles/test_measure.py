@@ -162,12 +162,14 @@ def test_a_file_that_is_no_model_ends_with_the_runtimes_own_words(tmp_path: Path
         measure_solo(LOCAL, path, ROWS, processes=1)
 
 
+@pytest.mark.case(31)
 def test_a_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     path = chain(tmp_path / "slow.onnx", 2)
     with pytest.raises(MpoError, match=r"slow\.onnx did not end within 1 s"):
         measure_solo(LOCAL, path, ROWS, processes=1, seconds=60, timeout=1)
 
 
+@pytest.mark.case(30)
 def test_a_child_that_crashes_is_named_with_its_signal(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")

@@ -47,6 +47,7 @@ def test_a_quiet_device_is_quiet_enough() -> None:
         ({"busy": 2.0}, "kept 2.0 cores busy, 0 are to spare"),
     ],
 )
+@pytest.mark.case(33)
 def test_a_noisy_device_says_so_with_the_numbers(what: dict[str, Any], words: str) -> None:
     found = judged(**what)
     assert found.too_noisy

@@ -80,6 +80,7 @@ def test_without_cpuinfo_the_architecture_stands_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "cores"), [("150000 100000", 1.5), ("max 100000", None), ("nonsense", None)]
 )
+@pytest.mark.case(35)
 def test_a_container_s_quota_is_read(tmp_path: Path, text: str, cores: float | None) -> None:
     assert probe.cgroup_cores(tree(tmp_path, {"sys/fs/cgroup/cpu.max": text})) == cores
 
@@ -117,6 +118,7 @@ def test_the_older_control_groups_are_read_too(tmp_path: Path) -> None:
     assert probe.cgroup_cores(found) == 2
 
 
+@pytest.mark.case(35)
 def test_half_a_core_is_still_one_thread(tmp_path: Path) -> None:
     found = tree(tmp_path, {"sys/fs/cgroup/cpu.max": "50000 100000"})
     assert probe.usable_cores(found) == probe.physical_cores(found) == 1

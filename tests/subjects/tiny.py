@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +29,11 @@ def samples(seed: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def model() -> nn.Module:
+    return copy.deepcopy(trained())
+
+
+@functools.cache  # a run asks for the model several times
+def trained() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         blocks = nn.Sequential(*(Residual() for _ in range(BLOCKS)))

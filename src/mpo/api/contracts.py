@@ -14,7 +14,7 @@ from mpo.pipeline.context import Progress
 from mpo.pipeline.contract import make_contract
 from mpo.pipeline.contractscene import Asked
 from mpo.pipeline.deciders import Named
-from mpo.pipeline.story import steady_torch
+from mpo.pipeline.steady import steady_torch
 from mpo.recipe import DECOMPOSED
 from mpo.records import Contract, Report
 

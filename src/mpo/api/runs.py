@@ -25,7 +25,8 @@ from mpo.pipeline.places import places_of
 from mpo.pipeline.rebuilt import is_run, rebuild
 from mpo.pipeline.remembering import Remembering
 from mpo.pipeline.room import require_room
-from mpo.pipeline.story import prepare, steady_torch, tell
+from mpo.pipeline.steady import steady_torch
+from mpo.pipeline.story import prepare, tell
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, recipe_of_run, to_toml
 from mpo.records import Analysis, Plan, Report

@@ -17,6 +17,7 @@ from mpo.cli.decompose import decompose
 from mpo.cli.doctor import doctor
 from mpo.cli.export import export
 from mpo.cli.history import history
+from mpo.cli.init import init
 from mpo.cli.optimize import optimize
 from mpo.cli.package import package
 from mpo.cli.plan import plan
@@ -33,6 +34,7 @@ def cli() -> None:
 
 
 for command in (
+    init,
     optimize,
     plan,
     analyze,

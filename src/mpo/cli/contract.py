@@ -107,7 +107,7 @@ def contract(
     def work() -> int:
         from mpo.pipeline.contract import make_contract
         from mpo.pipeline.contractscene import Asked
-        from mpo.pipeline.story import steady_torch
+        from mpo.pipeline.steady import steady_torch
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.contract import terminal
         from mpo.units import parse_share

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mpo.cli.optimize import STATUS_CODES, recovery_options
+from mpo.cli.optimize import exit_code, recovery_options
 from mpo.cli.options import recipe_of, run_options, subject_options
 from mpo.cli.running import run
 from mpo.cli.showing import show_report
@@ -23,6 +23,7 @@ def decompose(
     subject: str | None,
     classes: str | None,
     output: Path | None,
+    strict: bool,
     overwrite: bool,
     quiet: bool,
     verbose: bool,
@@ -48,7 +49,7 @@ def decompose(
         with prints_to_stderr(), Bars(quiet=quiet or as_json) as bars:
             report, folder = run_recipe(recipe, output, overwrite=overwrite, progress=bars)
         show_report(report, quiet=quiet, as_json=as_json, folder=folder)
-        return STATUS_CODES[report.status]
+        return exit_code(report, strict=strict)
 
     run(work, verbose=verbose, as_json=as_json)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -12,8 +12,19 @@ from mpo.cli.options import recipe_of, run_options, subject_options, with_option
 from mpo.cli.running import run
 from mpo.cli.showing import show_report
 
+if TYPE_CHECKING:
+    from mpo.records import Report
+
 STATUS_CODES = {"met": 0, "already-met": 0, "infeasible": 3, "below-floor": 3, "contract-broken": 4}
+UNPROVEN = 5
 PARTIAL = 7
+
+
+def exit_code(report: Report, *, strict: bool) -> int:
+    """What a run ends with; under --strict 5 when all is met and the drop is not proved."""
+    found = report.acceptance
+    code = STATUS_CODES[report.status]
+    return UNPROVEN if strict and not code and found and found.verdict == "unproven" else code
 
 
 def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,6 +57,11 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
             flag_value="eps=5%",
             help="Accept only what does not break this contract: eps=5%,region=10%,mass=10%,...",
         ),
+        click.option(
+            "--strict",
+            is_flag=True,
+            help="End with 5 when the drop is allowed but not proved to be.",
+        ),
     )
     return with_options(command, options)
 
@@ -65,6 +81,7 @@ def recovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def optimize(
     subject: str | None,
     output: Path | None,
+    strict: bool,
     overwrite: bool,
     quiet: bool,
     verbose: bool,
@@ -87,6 +104,6 @@ def optimize(
             report, folder = run_recipe(recipe, output, overwrite=overwrite, progress=bars)
         show_report(report, quiet=quiet, as_json=as_json, folder=folder)
         made = all(one.ok for one in report.formats)
-        return STATUS_CODES[report.status] or (0 if made else PARTIAL)
+        return exit_code(report, strict=strict) or (0 if made else PARTIAL)
 
     run(work, verbose=verbose, as_json=as_json, resumable=True)

@@ -45,25 +45,25 @@ def stoppable(said: Callable[[], None]) -> Iterator[None]:
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(speaks)
+        os.close(speaks)  # the listener ends
 
 
 def _listen(hears: int, said: Callable[[], None]) -> None:
     """Read the numbers of signals, which come here even while the main thread is in native code."""
     interrupts, ending = 0, 0
-    while True:
-        ready, _, _ = select.select([hears], [], [], GRACE_S if ending else None)
-        if not ready:
-            _now(said, ending)
-        numbers = os.read(hears, 64)
-        if not numbers:
-            os.close(hears)
-            return
-        interrupts += numbers.count(signal.SIGINT)
-        if interrupts > 1:
-            _now(said, INTERRUPTED)
-        if signal.SIGTERM in numbers:
-            ending = TERMINATED
+    with open(hears, "rb", buffering=0) as numbers:
+        while True:
+            heard, _, _ = select.select([numbers], [], [], GRACE_S if ending else None)
+            if not heard:
+                _now(said, ending)
+            came = numbers.read(64)
+            if not came:
+                return
+            interrupts += came.count(signal.SIGINT)
+            if interrupts > 1:
+                _now(said, INTERRUPTED)
+            if signal.SIGTERM in came:
+                ending = TERMINATED
 
 
 def _now(said: Callable[[], None], code: int) -> NoReturn:

@@ -58,14 +58,10 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
         seed=context.recipe.seed,
     )
     context.progress("analysis: harm", 2, steps)
+    blocks = without_broken(blocks, similarity)
     removable = tuple(block.name for block in blocks if block.removable)
-    harms = measure_harm(
-        context.original,
-        removable,
-        (),
-        similarity.branch_ratio,
-        meter=harm_meter(context),
-    )
+    meter = harm_meter(context)
+    harms = measure_harm(context.original, removable, (), similarity.branch_ratio, meter=meter)
     if context.recipe.harm == "gates":
         harms = gate_harms(context, harms)
     context.progress("analysis: harm", steps, steps)
@@ -73,14 +69,46 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
     record = Analysis(
         names=similarity.names,
         similarity=as_rows(similarity.matrix),
-        null_95=similarity.null_95,
+        # nothing to compare by chance either where nothing varies
+        null_95=similarity.null_95 if np.isfinite(similarity.null_95) else 0.0,
         threshold=threshold,
         samples=similarity.samples,
         clusters=find_clusters(similarity, blocks, threshold),
         harms=harms,
         blocks=blocks,
+        warnings=(*undefined(similarity), *similarity.remarks, *meter.remarks),
     )
     return record, similarity
+
+
+def without_broken(blocks: Sequence[Block], similarity: Similarity) -> tuple[Block, ...]:
+    """The blocks; those whose output was NaN or infinite may not go, since nothing is known of
+    them."""
+    broken = {"removable": False, "reason": "Its output is NaN or infinite on calibration data."}
+    return tuple(
+        block.model_copy(update=broken if block.name in similarity.broken else {})
+        for block in blocks
+    )
+
+
+def undefined(similarity: Similarity) -> tuple[str, ...]:
+    """A warning for blocks without a similarity: not finite, or constant."""
+    places = zip(similarity.names, similarity.matrix.diagonal(), strict=True)
+    without = [name for name, own in places if not np.isfinite(own)]
+    broken = [name for name in without if name in similarity.broken]
+    constant = [name for name in without if name not in similarity.broken]
+    told = []
+    if broken:
+        told.append(
+            f"NaN or infinite output of {', '.join(broken)} on calibration data: similarity is "
+            "undefined there, and nothing of it is removed."
+        )
+    if constant:
+        told.append(
+            f"A degenerate output of {', '.join(constant)} (the same for all calibration examples, "
+            "or missing for some): similarity is undefined there, and it is in no cluster."
+        )
+    return tuple(told)
 
 
 def harm_meter(context: Context) -> HarmMeter:

@@ -67,12 +67,8 @@ class Context:
 
     @cached_property
     def converted(self) -> tuple[str, ...]:
-        """A note when the model came in another floating type than the float32 that mpo uses."""
-        other = self.subject.floating_types() - {"float32"}
-        return tuple(
-            f"The model came in {kind}; mpo measures, trains and exports both models in float32."
-            for kind in sorted(other)
-        )
+        """Notes on what was changed of the model as it came: its wrappers, its floating type."""
+        return self.subject.remarks()
 
     @cached_property
     def batch(self) -> Batch:

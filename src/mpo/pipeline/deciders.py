@@ -15,10 +15,10 @@ from mpo.errors import UsageError
 from mpo.exporters.preflight import preflight
 from mpo.exporters.runtime import OnnxModel
 from mpo.optimizer.batches import Batch
+from mpo.optimizer.copies import clone
 from mpo.optimizer.loading import load_data, load_model, load_subject, with_weights
 from mpo.optimizer.quality import Predict, predictor
 from mpo.optimizer.subject import Subject
-from mpo.optimizer.surgery import clone
 from mpo.pipeline.fingerprints import fingerprint_model
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.rebuilt import is_run, plan_of_run, rebuild, subject_of_run

@@ -30,7 +30,7 @@ from mpo.pipeline.exportformats import (
 )
 from mpo.pipeline.rebuilt import is_run, plan_digest, rebuild
 from mpo.pipeline.saved import save
-from mpo.pipeline.story import steady_torch
+from mpo.pipeline.steady import steady_torch
 from mpo.pipeline.trunk import Exporting, make_trunk
 from mpo.recipe import Recipe, make_recipe, to_toml
 from mpo.records import Artifact, Export, Exported, Plan, Precision, Trunk

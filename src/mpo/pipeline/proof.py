@@ -96,16 +96,6 @@ def _over(value: float, base: float) -> float:
     return value / base if base else 1.0
 
 
-def status_of(
-    context: Context, results: Sequence[BudgetResult], original: Measured, optimized: Measured
-) -> Status:
-    """Met; over a budget; or under every budget but below the quality floor (on validation)."""
-    if not all(result.met for result in results):
-        return "infeasible"
-    lost = drop(original.validation, optimized.validation)
-    return "below-floor" if exceeds(lost, context.recipe.allowed_drop()) else "met"
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run came to; without a plan the original stands as its own result."""
@@ -121,19 +111,30 @@ class Outcome:
     acceptance: Acceptance | None = None
 
 
+def status_of(
+    context: Context, results: Sequence[BudgetResult], original: Measured, outcome: Outcome
+) -> Status:
+    """Met; over a budget; under every budget but below the quality floor (on validation); or all
+    that with a broken contract."""
+    if outcome.plan is None:
+        return "already-met"
+    if not all(result.met for result in results):
+        return "infeasible"
+    lost = drop(original.validation, outcome.optimized.validation)
+    if exceeds(lost, context.recipe.allowed_drop()):
+        return "below-floor"
+    broken = outcome.contract is not None and outcome.contract.verdict == "broken"
+    return "contract-broken" if broken else "met"
+
+
 def make_report(context: Context, outcome: Outcome) -> Report:
     """Everything as one record."""
     optimized, recipe = outcome.optimized, context.recipe
     original = outcome.original.seen_beside(optimized)
     budgets = judge(recipe.budgets(), original.costs(), optimized.costs(), context.targets)
     latency = outcome.ratios or (SAME,) * len(context.places)
-    status: Status = "already-met"
-    if outcome.plan is not None:
-        status = status_of(context, budgets, original, optimized)
-        if status == "met" and outcome.contract and outcome.contract.verdict == "broken":
-            status = "contract-broken"
+    status = status_of(context, budgets, original, outcome)
     plan = outcome.plan or empty_plan(context)
-    told = warnings(context, original, optimized, plan, latency[0])
     return Report(
         tool={"name": "mpo", "version": __version__},
         subject=context.subject.name,
@@ -161,7 +162,19 @@ def make_report(context: Context, outcome: Outcome) -> Report:
         others=other_targets(context, original, optimized, latency),
         conversion=optimized.conversion,
         seconds=dict(context.folder.seconds),
-        warnings=(*told, *plan.cut, *warning(outcome.acceptance), *format_notes(outcome.formats)),
+        warnings=told(context, outcome, original, plan, latency[0]),
+    )
+
+
+def told(
+    context: Context, outcome: Outcome, original: Measured, plan: Plan, latency: Ratio
+) -> tuple[str, ...]:
+    """All that the report warns of, in the order of the story."""
+    return (
+        *outcome.analysis.warnings,
+        *warnings(context, original, outcome.optimized, plan, latency),
+        *warning(outcome.acceptance),
+        *format_notes(outcome.formats),
     )
 
 
@@ -233,7 +246,8 @@ def warnings(
     context: Context, original: Measured, optimized: Measured, plan: Plan, ratio: Ratio
 ) -> tuple[str, ...]:
     """Everything a reader must know before trusting the figures."""
-    told = [*context.splits().notes, *context.converted, *original.warnings, *optimized.warnings]
+    told = [*plan.cut, *context.splits().notes, *context.converted]
+    told += [*original.warnings, *optimized.warnings]
     told += disagreement(original, optimized, ratio) if plan.removed else []
     lost = drop(original.figures.quality, optimized.figures.quality)
     if plan.removed and lost > context.recipe.allowed_drop():

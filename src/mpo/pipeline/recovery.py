@@ -114,11 +114,12 @@ def begun(context: Context, candidates: Sequence[PlanCandidate], original: Quali
 def opening(context: Context, candidates: Sequence[PlanCandidate], original: Quality) -> Opening:
     """The learning rate and the plans in the order of full training; once the time is over, in
     that of their harm."""
-    if context.deadline.over():
+    if context.recipe.passes and context.deadline.over():
         return Opening(rate=None, ranked=tuple(candidates), cut=("nothing was trained",))
-    rate = first_rate(context, candidates)
+    rate = first_rate(context, candidates) if context.recipe.passes else None
     ranked = tuple(shortlist(context, candidates, original, rate))
-    cut = ("short trainings were cut",) if context.deadline.over() else ()
+    late = rate is not None and context.deadline.over()
+    cut = ("short trainings were cut",) if late else ()
     return Opening(rate=rate, ranked=ranked, cut=cut)
 
 
@@ -187,7 +188,7 @@ def shortlist(
     context: Context, candidates: Sequence[PlanCandidate], original: Quality, rate: float | None
 ) -> list[PlanCandidate]:
     """The plans by their quality after a short training, the best first."""
-    if len(candidates) == 1 or context.recipe.epochs == 0:
+    if len(candidates) == 1 or context.recipe.passes == 0:
         return list(candidates)
     short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS, stop=context.deadline.over)
     found = [tried(context, candidate, original, short)[1] for candidate in candidates]

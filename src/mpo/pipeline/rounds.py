@@ -154,7 +154,7 @@ class Walk:
 
     def epochs(self, chosen: tuple[str, ...]) -> int:
         """A round's share of the epochs; what division leaves goes to the one that ends it."""
-        total = self.shop.context.recipe.epochs
+        total = self.shop.context.recipe.passes
         share = total // self.rounds
         if chosen == self.left:
             share = total - share * (self.rounds - 1)

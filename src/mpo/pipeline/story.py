@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-import torch
 from torch import nn
 
 from mpo.errors import InfeasibleError, UsageError
@@ -18,6 +16,7 @@ from mpo.pipeline.analysis import analyze, nothing_removable
 from mpo.pipeline.budgets import all_hold
 from mpo.pipeline.combining import combined_plan, posed
 from mpo.pipeline.context import Context
+from mpo.pipeline.doubts import doubts, tell_doubts
 from mpo.pipeline.exportstage import export_formats, wanted_formats
 from mpo.pipeline.finishing import finish
 from mpo.pipeline.guard import stage_contract
@@ -37,8 +36,8 @@ from mpo.pipeline.recovery import Trained, recovered
 from mpo.pipeline.saved import as_text, read, save
 from mpo.pipeline.sessions import with_sessions
 from mpo.pipeline.shipping import require_data
+from mpo.pipeline.steady import steady_torch
 from mpo.pipeline.table import cost_tables
-from mpo.profiles.device import physical_cores
 from mpo.records import Analysis, Plan, Report
 
 STAGE_ORIGINAL = "original"
@@ -135,23 +134,6 @@ def already_met(context: Context, original: Measured) -> bool:
     return all_hold(context.recipe.budgets(), original.costs(), context.targets)
 
 
-@contextlib.contextmanager
-def steady_torch() -> Iterator[None]:
-    """torch on the physical cores this process may use: the same count gives the same sums.
-
-    The attention fast path is off, because it hands nested tensors from layer to layer, which have
-    no shape to compare.
-    """
-    threads, fast = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
-    torch.set_num_threads(physical_cores())
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
 def decide(context: Context, analysis: Analysis, original: Measured) -> Trained:
     """The pruned and trained model by the recipe's method."""
     if context.recipe.method == "mpruner-paper":
@@ -190,9 +172,13 @@ def stage_original(context: Context) -> Measured:
 
     def make(folder: Path) -> Measured:
         path = folder / ORIGINAL
-        return measure_model(context, context.original, path, "original", None, context.facts())
+        made = measure_model(context, context.original, path, "original", None, context.facts())
+        told = (*made.warnings, *doubts(context, made.validation))
+        return made.model_copy(update={"warnings": told})
 
-    return _staged(context, STAGE_ORIGINAL, context.base_key, ORIGINAL, make)
+    made = _staged(context, STAGE_ORIGINAL, context.base_key, ORIGINAL, make)
+    tell_doubts(made.warnings)
+    return made
 
 
 def stage_result(context: Context, model: nn.Module, original: Measured, plan: Plan) -> Measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,10 +14,12 @@ from mpo.optimizer.quality import evaluate, predictor
 from mpo.optimizer.rates import choose_rate
 from mpo.optimizer.recover import Judge, Schedule, recover
 from mpo.optimizer.unpruned import Weights
+from mpo.pipeline.compensating import cut_model
 from mpo.pipeline.context import Context
+from mpo.pipeline.fingerprints import fingerprint_model
 from mpo.pipeline.shipping import shipped_quality
 from mpo.pipeline.snapshots import FolderKeeper
-from mpo.records import PlanCandidate, Quality, Recovery
+from mpo.records import Compensation, PlanCandidate, Quality, Recovery
 
 UNTOUCHED = "nothing was removed, so nothing was trained"
 
@@ -44,12 +47,13 @@ def first_rate(context: Context, candidates: Sequence[PlanCandidate]) -> float |
     """The learning rate, chosen once on the first plan that removes something; None when nothing
     is trained."""
     removed = next((one.removed for one in candidates if one.removed), ())
-    if context.recipe.epochs == 0 or not removed:
+    recipe = context.recipe
+    if recipe.epochs == 0 or not recipe.finetune or not removed:
         return None
-    model = context.without(removed)
+    model, _, _ = cut_model(context, removed)
     objective = objective_of(context)
     splits = context.splits()
-    return choose_rate(model, objective, splits.train, splits.validation, context.recipe.seed)
+    return choose_rate(model, objective, splits.train, splits.validation, recipe.seed)
 
 
 def train(
@@ -59,25 +63,49 @@ def train(
     schedule: Schedule,
     start: Weights | None = None,
 ) -> tuple[nn.Module, Recovery]:
-    """Build a plan's model and fine-tune it by distillation from the original; where nothing is
-    removed there is nothing to recover."""
+    """Build a plan's model, make up for what went, and fine-tune it by distillation from the
+    original, unless the recipe wants no training; where nothing is removed there is nothing to
+    recover."""
     if not candidate.removed:
         value = original.value
         story = Recovery(
             epochs=0, best_epoch=0, before=value, after=value, original=value, note=UNTOUCHED
         )
         return copy.deepcopy(context.original), story
-    model = context.without(candidate.removed)
+    model, _, made_up = cut_model(context, candidate.removed, start)
+    told = identity(candidate, schedule)
     if start is not None:
-        model.load_state_dict(dict(start))
-    objective = objective_of(context)
-    train_split = context.splits().train
-    judge = judge_on(context)
-    keeper = FolderKeeper(context.folder, identity(candidate, schedule))
+        told["start"] = fingerprint_model(model)
+    if not context.recipe.finetune:
+        schedule = replace(schedule, rate=None, epochs=0)
     story = recover(
-        model, objective, train_split, judge, original, schedule, context.progress, keeper
+        model,
+        objective_of(context),
+        context.splits().train,
+        judge_on(context),
+        original,
+        schedule,
+        context.progress,
+        FolderKeeper(context.folder, told),
     )
-    return model, story
+    return model, with_compensation(context, candidate, story, made_up, start)
+
+
+def with_compensation(
+    context: Context,
+    candidate: PlanCandidate,
+    story: Recovery,
+    made_up: Compensation | None,
+    start: Weights | None,
+) -> Recovery:
+    """The record of a recovery with what was made up for before it, and the quality before that."""
+    if made_up is None or not made_up.steps:
+        return story.model_copy(update={"compensation": made_up})
+    bare = context.without(candidate.removed)
+    if start is not None:
+        bare.load_state_dict(dict(start))
+    known = {"quality_before": judge_on(context)(bare).value, "quality_after": story.before}
+    return story.model_copy(update={"compensation": made_up.model_copy(update=known)})
 
 
 def identity(candidate: PlanCandidate, schedule: Schedule) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Cluster(Record):
 
 class Analysis(Record):
     """Blocks, their similarity and their harm. `similarity` is row-major over `names`; None where
-    undefined."""
+    undefined. `warnings` tell what is undefined, and how memory was spared."""
 
     names: tuple[str, ...]
     similarity: tuple[tuple[float | None, ...], ...]
@@ -57,3 +57,4 @@ class Analysis(Record):
     clusters: tuple[Cluster, ...]
     harms: tuple[Harm, ...]
     blocks: tuple[Block, ...]
+    warnings: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from mpo.records import Report
-from mpo.render import bars, heatmap, lines, names, removed, spread, text
+from mpo.render import acceptance, bars, heatmap, lines, names, removed, spread, text
 from mpo.render.contracthtml import section
 from mpo.render.front import front
 from mpo.units import format_bytes, format_count, format_ms
@@ -44,6 +44,7 @@ def html(report: Report) -> str:
         lines=lines,
         contract=section(report.contract) if report.contract else None,
         share=text.is_share(report),
+        guard=acceptance,
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mpo.records import Report, TargetReport
+from mpo.render.acceptance import acceptance_line, round_lines
 from mpo.render.contracttext import sentence
 from mpo.render.names import clean, compact_names
 from mpo.render.text import (
@@ -55,6 +56,7 @@ def markdown(report: Report) -> str:
         _budgets(report),
         f"**Removed:** {code(compact_names(report.removed), cell=False)} "
         f"({len(report.removed)} of {report.blocks} blocks)",
+        _acceptance(report),
         _contract(report),
         _warnings(report),
         _plans(report),
@@ -62,6 +64,15 @@ def markdown(report: Report) -> str:
         _environment(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _acceptance(report: Report) -> str:
+    found = report.acceptance
+    if found is None:
+        return ""
+    head = f"**Guard, {found.verdict}:** {escape(acceptance_line(report, found))}"
+    steps = "\n".join(f"- {escape(clean(line))}" for line in round_lines(report))
+    return f"{head}\n\n{steps}" if steps else head
 
 
 def _contract(report: Report) -> str:

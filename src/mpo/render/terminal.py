@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mpo.records import Analysis, Report
+from mpo.render.acceptance import TONES as ACCEPTED
+from mpo.render.acceptance import acceptance_line, round_lines
 from mpo.render.contract import TONES
 from mpo.render.contracttext import sentence
 from mpo.render.names import clean, compact_names
@@ -56,6 +58,12 @@ def _facts(report: Report) -> RenderableType:
         line = f"  {asked(report, budget)}: {budget_line(budget)}"
         grid.add_row("Budget", Text.assemble(state, line))
     grid.add_row("Blocks", Text(removed_line(report, limit=12)))
+    if report.acceptance is not None:
+        given = report.acceptance.verdict
+        line = f"  {acceptance_line(report, report.acceptance)}"
+        grid.add_row("Guard", Text.assemble((given, ACCEPTED[given]), line))
+    for line in round_lines(report):
+        grid.add_row("", Text(clean(line)))
     if report.contract is not None:
         state = (report.contract.verdict, TONES[report.contract.verdict])
         line = f"  {sentence(report.contract)}"

@@ -1,0 +1,144 @@
+"""The published recipe (`--method mpruner-paper`) beside mpo's own, at equal parameters and epochs.
+
+On each example the published method runs first, with the threshold lowered along a grid until it
+removes something that it accepts; thresholds at which the original has no cluster to thin are
+passed over without a run. Then mpo's own method gets what the published one reached as its budget,
+one candidate, and as many epochs. Both train and accept on the same leading parts of the splits;
+accuracy is that of the leading test examples, latency ratios come from processes that run both
+models in turn.
+
+    python benchmarks/published.py [--examples digits,fashion,sentiment] [--epochs N] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mpo
+from mpo.optimizer.batches import Batch, limit
+from mpo.optimizer.clusters import anchor_runs, paper_removals
+from mpo.optimizer.splits import Split
+from mpo.records import Report
+from mpo.timing import Stopwatch
+
+ROOT = Path(__file__).resolve().parents[1]
+GRID = (0.99, 0.98, 0.97, 0.95, 0.92, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+RUNS = 3  # thresholds of the grid that are tried at most
+SIZES = {  # leading examples: train, validation, test
+    "digits": (800, 300, 497),
+    "fashion": (4000, 1000, 2000),
+    "sentiment": (1000, 500, 1000),
+}
+MAX_DROP = "2%"
+
+
+class Leading:
+    """The leading examples of a split."""
+
+    def __init__(self, source: Any, examples: int) -> None:
+        self.batches = limit(Split(source, "leading"), examples)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self.batches
+
+
+def subject(name: str) -> mpo.Subject:
+    """An example with leading parts of its splits."""
+    path = ROOT / "examples" / name / "subject.py"
+    spec = importlib.util.spec_from_file_location(f"subject_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data = module.data()
+    parts = (data.train, data.validation, data.test)
+    cut = [Leading(part, size) for part, size in zip(parts, SIZES[name], strict=True)]
+    own = {key: getattr(module, key) for key in ("loss", "metric") if hasattr(module, key)}
+    return mpo.Subject(module.model(), mpo.Data(*cut), name=name, **own)
+
+
+def worth(name: str) -> Iterable[float]:
+    """The thresholds of the grid at which the original has something to thin, the highest
+    first."""
+    found = mpo.analyze(subject(name), calibration=256).similarity
+    matrix = np.array([[math.nan if one is None else one for one in row] for row in found])
+    return [one for one in GRID if paper_removals(anchor_runs(matrix, one), 1)]
+
+
+def told(report: Report, seconds: float) -> dict[str, Any]:
+    """What the table quotes of a run."""
+    old, new = report.original, report.optimized
+    return {
+        "status": report.status,
+        "removed": report.removed,
+        "params": [old.params, new.params],
+        "macs": [old.macs, new.macs],
+        "latency_ratio": report.ratio.latency.model_dump(),
+        "test": [old.quality.model_dump(), new.quality.model_dump()],
+        "validation": report.acceptance.model_dump() if report.acceptance else None,
+        "epochs": report.recovery.epochs if report.recovery else 0,
+        "notes": report.plan.notes,
+        "seconds": round(seconds, 1),
+    }
+
+
+def one(name: str, epochs: int, folder: Path) -> dict[str, Any]:
+    """Both methods on one example."""
+    common: dict[str, Any] = {
+        "epochs": epochs, "max_drop": MAX_DROP, "effort": "quick", "threads": 1,
+        "calibration": 256, "candidates": 1,
+    }  # fmt: skip
+    tried: list[dict[str, Any]] = []
+    reached = 0
+    for threshold in list(worth(name))[:RUNS]:
+        watch = Stopwatch()
+        out = folder / f"{name}-{threshold}"
+        paper = {**common, "method": "mpruner-paper", "threshold": threshold}
+        report = mpo.optimize(subject(name), output=out, **paper)
+        tried.append({"threshold": threshold, **told(report, watch.seconds)})
+        if report.removed:
+            reached = report.optimized.params
+            break
+    found: dict[str, Any] = {"sizes": SIZES[name], "published": tried}
+    if reached:
+        watch = Stopwatch()
+        budget = f"params={reached}"
+        report = mpo.optimize(subject(name), budget, output=folder / name, **common)
+        found["ours"] = {"budget": budget, **told(report, watch.seconds)}
+    return found
+
+
+def main() -> None:
+    """Run, print, write; what is in the file of other examples stays."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--examples", default=",".join(SIZES))
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/published.json")
+    given = parser.parse_args()
+    results = json.loads(given.out.read_text())["results"] if given.out.is_file() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in given.examples.split(","):
+            load = os.getloadavg()[0]
+            results[name] = {**one(name, given.epochs, Path(folder)), "load": load}
+            facts = {"grid": GRID, "epochs": given.epochs, "max_drop": MAX_DROP}
+            given.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+            print(json.dumps(results[name], indent=1))
+
+
+if __name__ == "__main__":
+    main()
