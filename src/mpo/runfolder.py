@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from mpo import files
 from mpo.errors import MpoError
-from mpo.files import full, out_of_space, remove, writable, write_atomic
+from mpo.files import full, out_of_space, place_of, remove, writable, write_atomic
 from mpo.replacing import FORMATS, JOURNAL, RESULTS, STAGES, swap
 from mpo.stages import DamageWarning, Manifest, look, make, read_manifest, set_aside
 
@@ -219,7 +219,7 @@ class RunFolder:
             raise
         except Exception as error:
             if out_of_space(error):
-                raise full(self.path) from error
+                raise full(place_of(error, self.path)) from error
             if isinstance(error, OSError) and not filling:
                 raise files.unwritten(self.path, error) from error
             raise
