@@ -298,6 +298,18 @@ def test_other_files_are_found_wherever_they_are_named(place: str) -> None:
         mpo_edge.check_weights(hidden.SerializeToString(), {b"model.onnx.data"})
 
 
+@pytest.mark.parametrize("across", range(9))
+def test_another_file_is_found_where_two_pieces_of_the_model_meet(across: int) -> None:
+    tensor = numpy_helper.from_array(WEIGHT, "w")
+    outside(tensor, "../secret")
+    named = helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    padding = mpo_edge.CHUNK - across - named.index(b"location") - 4
+    raw = onnx.ModelProto(doc_string="x" * padding).SerializeToString() + named
+    assert raw.index(b"location") == mpo_edge.CHUNK - across
+    with pytest.raises(mpo_edge.EdgeError, match="secret"):
+        mpo_edge.check_weights(raw, {b"model.onnx.data"})
+
+
 def test_bytes_that_are_no_protobuf_are_refused() -> None:
     for raw in (b"\xff" * 40, b"\x3a\xff\x01", b"\x0b", b"\x3a\x05ab"):
         with pytest.raises(mpo_edge.EdgeError, match="no ONNX"):

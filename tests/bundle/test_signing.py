@@ -97,6 +97,13 @@ def test_a_wrong_key_is_refused(world: World) -> None:
     assert not world.state.exists()
 
 
+@pytest.mark.parametrize("key", ["--key=", "--key"])
+def test_an_empty_key_is_not_taken_for_none(key: str, world: World) -> None:
+    """As a shell's unset variable gives it: the device must not answer that all is well."""
+    line = ["verify", str(world.bundle), key, *[""] * (key == "--key")]
+    assert mpo_edge.main(line) != 0
+
+
 def test_no_signature_is_refused_where_one_is_required(world: World) -> None:
     plain = world.bundle.parent / "plain.mpo"
     assert world.judge(plain) == "none"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from mpo.cli.options import manner_options
 from mpo.cli.running import run
 from mpo.cli.showing import console
 
@@ -94,8 +95,7 @@ ASKED = (
 @click.option("--smaller", type=FILE, help="Write customSmallerIsBetter JSON.")
 @click.option("--append", "history", type=FILE, help="Add a line to this history (JSONL).")
 @click.option("--note", default="", help="Of that line, such as a commit.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
+@manner_options
 def bench(
     model: Path, json_file: Path | None, quiet: bool, verbose: bool, **options: Any
 ) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mpo.cli.options import with_options
+from mpo.cli.options import answer_options, with_options
 from mpo.cli.running import run
 from mpo.cli.showing import console
 
@@ -91,9 +91,7 @@ def term_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--strict", is_flag=True, help="An undecided contract fails too (exit 5).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything drawn.")
 @click.option("--html", type=FILE, help="Write the page to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
+@answer_options
 def contract(
     original: str, candidate: str, quiet: bool, verbose: bool, as_json: bool, **options: Any
 ) -> NoReturn:

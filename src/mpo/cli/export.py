@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
+from mpo.cli.options import answer_options
 from mpo.cli.running import run
 from mpo.cli.showing import console
 from mpo.errors import UsageError
@@ -53,9 +54,7 @@ RECIPE = ("batch", "opset", "seed", "weights", "allow_pickle", "data", "input", 
     "-o", "--output", type=click.Path(path_type=Path), help="Folder (RUN/export, exports/NAME)."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
+@answer_options
 def export(
     subject: str,
     to: tuple[str, ...],

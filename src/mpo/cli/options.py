@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     from mpo.recipe import Recipe
 
 
+def manner_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much a command says: -q and -v."""
+    options = (
+        click.option("-q", "--quiet", is_flag=True, help="No progress, no table."),
+        click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error."),
+    )
+    return with_options(command, options)
+
+
+def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a command answers: -q, -v and --json."""
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
+    return manner_options(as_json(command))
+
+
 def subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what the subject is."""
     options = (
@@ -37,11 +52,8 @@ def subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["kl", "boundary", "gates"]),
             help="boundary: harm counts most where decisions are close; gates: learned gates.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="No progress, no table."),
-        click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error."),
-        click.option("--json", "as_json", is_flag=True, help="Print the record on stdout."),
     )
-    return with_options(command, options)
+    return with_options(answer_options(command), options)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from mpo.cli.options import answer_options
 from mpo.cli.running import run
 from mpo.cli.showing import console
 
@@ -70,9 +71,7 @@ from mpo.cli.showing import console
 )
 @click.option("--unmet", is_flag=True, help="Package a run whose budgets do not hold, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
+@answer_options
 def package(
     folder: Path, output: Path, quiet: bool, verbose: bool, as_json: bool, **options: Any
 ) -> NoReturn:

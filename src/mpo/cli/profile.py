@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from mpo.cli.options import answer_options
 from mpo.cli.running import run
 from mpo.cli.showing import console
 
@@ -20,9 +21,7 @@ from mpo.cli.showing import console
     "name; may be repeated.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the profile here.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
+@answer_options
 def profile(
     targets: tuple[str, ...], output: Path | None, quiet: bool, verbose: bool, as_json: bool
 ) -> NoReturn:

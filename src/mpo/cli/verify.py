@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from mpo.cli.options import answer_options
 from mpo.cli.running import run
 from mpo.cli.showing import console
 
@@ -23,9 +24,7 @@ PATH = click.Path(path_type=Path)
 )
 @click.option("--state", type=PATH, help="File of the highest versions seen; your own by default.")
 @click.option("--allow-downgrade", is_flag=True, help="Take a version older than one seen.")
-@click.option("-q", "--quiet", is_flag=True, help="No table.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the Python trace of an error.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
+@answer_options
 def verify(bundle: Path, quiet: bool, verbose: bool, as_json: bool, **policy: Any) -> NoReturn:
     """Check that every byte of the bundle FILE is what its manifest says, and that its signature
     holds where a key is named or one is required (exit code 8 when not). Nothing in it is run."""

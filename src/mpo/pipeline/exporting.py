@@ -14,7 +14,6 @@ from mpo import __version__
 from mpo.errors import UsageError
 from mpo.exporters.backends import artifact
 from mpo.exporters.external import data_path
-from mpo.exporters.runtime import OnnxModel
 from mpo.folders import new_folder, require_free
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.context import Context, subject_of
@@ -28,6 +27,7 @@ from mpo.pipeline.exportformats import (
     require_formats,
     require_options,
 )
+from mpo.pipeline.inputs import feeds_of_all
 from mpo.pipeline.rebuilt import is_run, plan_digest, rebuild
 from mpo.pipeline.saved import save
 from mpo.pipeline.steady import steady_torch
@@ -182,7 +182,7 @@ def _exported(
             folder=folder,
             stem=STEM,
             axes=trunk.axes,
-            feeds=[dict(OnnxModel(plain).feeds(*call)) for call in exporting.calls(plain)[:FEEDS]],
+            feeds=feeds_of_all(plain, exporting.calls(plain)[:FEEDS]),
             options=asked.options,
             precision=precision,
         )

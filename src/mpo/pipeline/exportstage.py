@@ -8,7 +8,7 @@ from mpo.errors import UsageError
 from mpo.pipeline.context import Context
 from mpo.pipeline.dynamic import export_axes, seen_sizes
 from mpo.pipeline.exportformats import ONNX, FormatJob, make_formats, require_formats
-from mpo.pipeline.inputs import feeds, parity_calls
+from mpo.pipeline.inputs import feeds_of_all, parity_calls
 from mpo.pipeline.precision import LAYOUTS, refusal
 from mpo.pipeline.saved import read, save
 from mpo.records import Exported, Precision, Record, Runtime
@@ -53,7 +53,7 @@ def export_formats(
             folder=folder,
             stem=STEM,
             axes=export_axes(trunk, (), context.recipe.batch, seen_sizes(context)),
-            feeds=[feeds(trunk, call) for call in parity_calls(context)[:FEEDS]],
+            feeds=feeds_of_all(trunk, parity_calls(context)[:FEEDS]),
             options={},
             precision=precision,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,4 +50,10 @@ def parity_calls(context: Context) -> list[Call]:
 
 def feeds(path: Path, call: Call) -> dict[str, NDArray[Any]]:
     """A call's tensors as arrays by the file's input names."""
-    return dict(OnnxModel(path).feeds(*call))
+    return feeds_of_all(path, [call])[0]
+
+
+def feeds_of_all(path: Path, calls: Iterable[Call]) -> list[dict[str, NDArray[Any]]]:
+    """The same of several calls: the file is opened once."""
+    model = OnnxModel(path)
+    return [dict(model.feeds(*call)) for call in calls]

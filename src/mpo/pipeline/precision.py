@@ -41,10 +41,10 @@ from mpo.exporters.quantize import (
     quantize_static,
 )
 from mpo.exporters.ranges import METHODS, Method
-from mpo.exporters.runtime import OnnxModel
 from mpo.exporters.runtimefaults import first_line
 from mpo.exporters.sensitivity import Judge, sensitivity
 from mpo.optimizer.batches import Batch, limit, rows, take
+from mpo.pipeline.inputs import call_of, feeds_of_all
 from mpo.records import Conversion, KeptNode, Precision, Runtime
 
 CALIBRATED: dict[Precision, int] = {"fp16": 32, "bf16": 32, "int8": 128}  # examples that are read
@@ -241,9 +241,8 @@ def feeds_of(source: Path, batches: Sequence[Batch]) -> Feeds:
     """
     if not batches:
         return []
-    model = OnnxModel(source)
     fitted = [part for batch in batches for part in _fitted(batch, _fixed_batch(source))]
-    return [dict(model.feeds(batch.args, batch.kwargs)) for batch in fitted]
+    return feeds_of_all(source, map(call_of, fitted))
 
 
 def _fixed_batch(source: Path) -> int:
