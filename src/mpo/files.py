@@ -177,6 +177,12 @@ def out_of_space(error: BaseException) -> bool:
     return seen or any(text in str(error) for text in SPACE_TEXTS)
 
 
+def place_of(error: BaseException, otherwise: Path) -> Path:
+    """The file that an error is about, where it says so."""
+    name = getattr(error, "filename", None)
+    return Path(name) if isinstance(name, str) else otherwise
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that may still be written below a path, which need not be there yet."""
     place = path

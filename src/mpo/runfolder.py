@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from mpo import files
 from mpo.errors import MpoError
-from mpo.files import full, out_of_space, remove, writable, write_atomic
+from mpo.files import full, out_of_space, place_of, remove, writable, write_atomic
 from mpo.replacing import FORMATS, JOURNAL, RESULTS, STAGES, swap
-from mpo.stages import DamageWarning, Manifest, look, make, read_manifest, set_aside
+from mpo.stages import DamageWarning, Manifest, discard, look, make, read_manifest, set_aside
 
 
 def fingerprint(value: Any) -> str:
@@ -107,7 +107,7 @@ class RunFolder:
         else:
             self.journal("stage kept", stage=name)
         with writable(self.path):
-            remove(making.parts)
+            discard(making.parts)
         self.seconds[name] = float(manifest["seconds"])
         self._chain = fingerprint([wanted, manifest["files"]])
         return target
@@ -148,7 +148,7 @@ class RunFolder:
     def drop_part(self, name: str) -> None:
         """Delete a part that is not needed any more; none there is fine."""
         with writable(self.path):
-            remove(self._under_way().parts / name)
+            discard(self._under_way().parts / name)
 
     @property
     def under_way(self) -> str:
@@ -194,9 +194,10 @@ class RunFolder:
         with writable(self.path):
             if stage.parts.is_dir():
                 for entry in sorted(stage.parts.iterdir()):
-                    draft = entry.name.endswith(".tmp")
-                    if draft or (look(entry)[0] == "whole" and not _is_of(entry, stage)):
+                    if entry.name.endswith(".tmp"):
                         remove(entry)
+                    elif look(entry)[0] == "whole" and not _is_of(entry, stage):
+                        discard(entry)
         self._making.append(stage)
         try:
             return self._commit(stage.target, {"key": stage.key}, fill)
@@ -219,7 +220,7 @@ class RunFolder:
             raise
         except Exception as error:
             if out_of_space(error):
-                raise full(self.path) from error
+                raise full(place_of(error, self.path)) from error
             if isinstance(error, OSError) and not filling:
                 raise files.unwritten(self.path, error) from error
             raise

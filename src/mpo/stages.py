@@ -83,6 +83,17 @@ def set_aside(folder: Path, state: State) -> Path:
     return aside
 
 
+def discard(folder: Path) -> None:
+    """Delete a folder that was committed: first its name, at once, so that a kill in the middle
+    leaves nothing that looks damaged; nothing there is fine."""
+    if folder.is_dir():
+        gone = folder.with_name(f".{folder.name.lstrip('.')}.gone.tmp")
+        remove(gone)
+        files.disk.rename(folder, gone)
+        files.disk.sync(gone.parent)
+        remove(gone)
+
+
 def _numbered(first: Path) -> Iterator[Path]:
     yield first
     number = 2
@@ -99,6 +110,6 @@ def _commit(temporary: Path, target: Path, manifest: Manifest) -> None:
     for entry in entries:
         files.disk.sync(entry)
     write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
-    remove(target)
+    discard(target)
     files.disk.rename(temporary, target)
     files.disk.sync(target.parent)

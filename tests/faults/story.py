@@ -19,6 +19,7 @@ def tell(path: Path, recipe: str = RECIPE, *, overwrite: bool = False) -> None:
     with open_run(path, recipe, overwrite=overwrite) as run:
         first = run.stage("first", {"recipe": recipe}, lambda folder: _make(folder, recipe))
         second = run.stage("second", {}, lambda folder: _long(run, folder))
+        run.stage("third", {}, lambda folder: _write(folder / "x", "short, and the last one"))
         run.place(first / "one.txt", "plan.json")
         run.write("report.json", json.dumps({"of": (second / "sum.txt").read_text()}))
         run.settle()

@@ -181,6 +181,54 @@ def test_scratch_of_a_living_command_is_left_alone(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.case(11)
+def test_a_file_that_the_system_does_not_let_grow_is_told_with_the_numbers(room: Path) -> None:
+    """A limit on the size of files stands for a disk of 32 KB: no root is needed for it."""
+    script = f"""
+import resource
+from pathlib import Path
+from mpo.cli.running import run
+from mpo.store import open_run
+
+def work():
+    with open_run(Path("my run"), "a = 1") as opened:
+        opened.stage("first", 1, lambda stage: None)
+        opened.stage("big", 1, lambda stage: (stage / "x").write_bytes(bytes(64_000)))
+        opened.write("plan.json", "done")
+    return 0
+
+limit = {32_000}
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+run(work, verbose=False, as_json=False)
+"""
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, cwd=room, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left to write my run")
+    assert "run the same command again" in done.stderr
+    assert [one.name for one in (room / "my run" / "stages").iterdir()] == ["first"]
+    line[-1] = script.replace("limit = 32000", "limit = 10**9")
+    assert subprocess.run(line, cwd=room, capture_output=True, check=False).returncode == 0
+    assert (room / "my run" / "plan.json").read_text() == "done"
+
+
+@pytest.mark.case(11)
+def test_a_full_scratch_disk_outside_of_any_stage_is_told_too(room: Path) -> None:
+    script = """
+from mpo.cli.running import run
+def work():
+    raise RuntimeError("[enforce fail] No space left on device")
+run(work, verbose=False, as_json=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(room / "tmp")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"No space left to write {room / 'tmp'}" in done.stderr
+    assert '"exit_code": 1' in done.stdout
+
+
 @pytest.mark.case(23)
 def test_a_reader_that_goes_away_sees_no_traceback() -> None:
     script = """

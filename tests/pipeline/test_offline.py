@@ -58,6 +58,7 @@ for verb in verbs:
 
 
 @pytest.mark.slow
+@pytest.mark.case(22)
 def test_every_verb_works_without_a_network_and_leaks_no_secret(tmp_path: Path) -> None:
     alone = ("unshare", "--user", "--map-root-user", "--net")
     may = (

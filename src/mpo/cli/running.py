@@ -8,15 +8,18 @@ import os
 import select
 import shlex
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 import click
 
 from mpo.cli.stopping import Terminated, stoppable
 from mpo.errors import MpoError
+from mpo.files import full, out_of_space, place_of
 from mpo.render.names import clean
 from mpo.scratch import scratch
 from mpo.stages import DamageWarning
@@ -45,14 +48,7 @@ def _ended(work: Callable[[], int], *, verbose: bool, as_json: bool, resumable: 
     try:
         return work()
     except MpoError as error:
-        _trace(verbose)
-        click.echo(f"error: {clean(error.message)}", err=True)
-        if error.hint:
-            click.echo(f"hint: {clean(error.hint)}", err=True)
-        if as_json:
-            told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-            click.echo(json.dumps({"schema": "mpo.error/1", **told}, indent=1))
-        return error.exit_code
+        return _told(error, verbose=verbose, as_json=as_json)
     except KeyboardInterrupt:
         _stopped("interrupted", resumable)
         return INTERRUPTED
@@ -62,7 +58,21 @@ def _ended(work: Callable[[], int], *, verbose: bool, as_json: bool, resumable: 
     except BrokenPipeError as error:
         return _fault(error, verbose) if _flushed() else READER_GONE
     except Exception as error:  # noqa: BLE001 - the last resort: no trace on a user's screen
+        if out_of_space(error):
+            place = place_of(error, Path(tempfile.gettempdir()))
+            return _told(full(place), verbose=verbose, as_json=as_json)
         return _fault(error, verbose)
+
+
+def _told(error: MpoError, *, verbose: bool, as_json: bool) -> int:
+    _trace(verbose)
+    click.echo(f"error: {clean(error.message)}", err=True)
+    if error.hint:
+        click.echo(f"hint: {clean(error.hint)}", err=True)
+    if as_json:
+        told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        click.echo(json.dumps({"schema": "mpo.error/1", **told}, indent=1))
+    return error.exit_code
 
 
 def _fault(error: Exception, verbose: bool) -> int:
