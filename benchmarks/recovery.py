@@ -30,8 +30,9 @@ import mpo
 from mpo.optimizer.activations import evaluation_mode
 from mpo.optimizer.batches import Batch, limit, take
 from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.compensation import compensate, fold, gather, halves, last_affine
+from mpo.optimizer.compensation import compensate, halves
 from mpo.optimizer.cuts import Cut, find_cuts
+from mpo.optimizer.folding import fold, gather, last_affine
 from mpo.optimizer.hidden import Across, across, balanced
 from mpo.optimizer.objective import Objective, distil, task_only
 from mpo.optimizer.quality import evaluate, predictor

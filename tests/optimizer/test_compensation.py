@@ -8,15 +8,9 @@ from torch import Tensor, nn
 
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.compensation import (
-    Sums,
-    compensate,
-    fold,
-    halves,
-    last_affine,
-    recalibrate_batchnorm,
-)
+from mpo.optimizer.compensation import compensate, halves, recalibrate_batchnorm
 from mpo.optimizer.cuts import Cut, find_cuts
+from mpo.optimizer.folding import Sums, fold, last_affine
 from mpo.optimizer.surgery import remove_blocks
 from tests.optimizer.test_cuts import Tower
 
