@@ -9,8 +9,6 @@ from types import ModuleType
 
 import pytest
 
-PENDING = frozenset({53})  # cases whose tests are still to come; empty in a release
-
 
 @pytest.fixture(scope="module")
 def faults(root: Path) -> ModuleType:
@@ -30,7 +28,7 @@ def test_the_cases_are_numbered_without_gaps(faults: ModuleType) -> None:
 def test_every_case_has_a_test_or_a_reason(faults: ModuleType) -> None:
     held = set(faults.marked())
     bare = {case.number for case in faults.cases() if not case.not_here} - held
-    assert bare <= PENDING, f"without a test: {sorted(bare - PENDING)}"
+    assert not bare
 
 
 def test_every_mark_is_of_a_known_case(faults: ModuleType) -> None:
@@ -40,6 +38,4 @@ def test_every_mark_is_of_a_known_case(faults: ModuleType) -> None:
 
 
 def test_the_table_of_cases_is_up_to_date(faults: ModuleType, root: Path) -> None:
-    if PENDING:
-        pytest.skip("the table is written when every case has its test")
     assert (root / "docs" / "faults.md").read_text() == faults.table(faults.marked()), "make docs"
