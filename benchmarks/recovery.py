@@ -5,7 +5,8 @@ Two examples with what a seed draws from their training data. Test accuracy over
 Student's 95 % interval, and each variant's paired difference to plain training with the task's own
 loss. Updates that the warm start makes are taken off the training's.
 
-    python benchmarks/recovery.py [--example fashion,sentiment] [--seeds 3] [--out FILE]
+    python benchmarks/recovery.py [--example fashion,sentiment] [--seeds 3] [--variants a,b]
+        [--train 3000] [--validation 1000] [--test 5000] [--epochs 3] [--removed a,b] [--out FILE]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +23,6 @@ from typing import Any
 
 import scipy.stats
 import torch
-from contract_small import CNN, Shuffled, Transformer, digits
-from contract_small import batches as plain
-from depth_and_precision import module_of
 from torch import Tensor, nn
 
 import mpo
@@ -46,8 +45,14 @@ from mpo.optimizer.trainer import Trainer, trainable
 from mpo.records import Quality
 from mpo.timing import Stopwatch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
+from benchmarks import shared
+from benchmarks.contract_small import CNN, Transformer, digits
+from benchmarks.contract_small import batches as plain
+
 ROOT = Path(__file__).resolve().parents[1]
 WARM_STEPS, DECAY, CALIBRATION = 6, 0.9, 128
+AMOUNTS = ("train", "validation", "test", "epochs")
 VARIANTS: dict[str, set[str]] = {
     "task": set(),
     "distil": {"distil"},
@@ -107,7 +112,7 @@ def subject_of(name: str, size: Size, seed: int) -> Subject:
     """The example with what a seed draws of its training data."""
     if name.startswith("small-"):
         return small(name, size, seed)
-    module = module_of(name)
+    module = shared.subject_of(name)
     parts = module.splits()
     count = len(parts["train"][1])
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: size.train]
@@ -125,7 +130,7 @@ def small(name: str, size: Size, seed: int) -> Subject:
     parts = digits()
     torch.manual_seed(seed)
     model = CNN() if name == "small-cnn" else Transformer(8)
-    train = Shuffled(*parts["train"], size.batch)
+    train = shared.Shuffled(*parts["train"], size.batch)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(12):
         for x, y in train:
@@ -328,11 +333,11 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         for variant in VARIANTS:
             own = {r["seed"]: r[key] for r in rows if r["variant"] == variant and key in r}
             base = {row["seed"]: row["test"] for row in rows if row["variant"] == "task"}
-            shared = [seed for seed in own if seed in base]
-            if shared:
+            both = [seed for seed in own if seed in base]
+            if both:
                 found[f"{variant} {key}"] = {
-                    "accuracy": interval([own[seed] for seed in shared]),
-                    "ahead_of_task": interval([own[seed] - base[seed] for seed in shared]),
+                    "accuracy": interval([own[seed] for seed in both]),
+                    "ahead_of_task": interval([own[seed] - base[seed] for seed in both]),
                 }
     return found
 
@@ -342,21 +347,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--example", default="fashion,sentiment")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    for key in AMOUNTS:
+        parser.add_argument(f"--{key}", type=int, help="in the place of the example's own")
+    parser.add_argument("--removed", help="blocks to take out in the place of the example's own")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/recovery.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {
-        name: {"size": vars(SIZES[name]), "rows": [], "untrained": []}
-        for name in asked.example.split(",")
+    given: dict[str, Any] = {
+        key: getattr(asked, key) for key in AMOUNTS if getattr(asked, key) is not None
     }
+    if asked.removed:
+        given["removed"] = tuple(asked.removed.split(","))
+    result: dict[str, Any] = {}
+    for name in asked.example.split(","):
+        SIZES[name] = replace(SIZES[name], **given)
+        result[name] = {"size": vars(SIZES[name]), "rows": [], "untrained": []}
     for seed in range(asked.seeds):
         for name, held in result.items():
             bench = Bench(name, seed)
             held["original"] = bench.quality(bench.original, "test").value
             held["untrained"].append({"seed": seed, **bench.untrained()})
             print(name, seed, held["original"], held["untrained"][-1], flush=True)
-            for variant, parts in VARIANTS.items():
-                row = {"seed": seed, "variant": variant, **bench.train(parts)}
+            for variant in asked.variants.split(","):
+                row = {"seed": seed, "variant": variant, **bench.train(VARIANTS[variant])}
                 held["rows"].append(row)
                 held["summary"] = summary(held["rows"])
                 asked.out.write_text(json.dumps(result, indent=1) + "\n")
