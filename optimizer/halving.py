@@ -12,7 +12,7 @@ from torch import nn
 
 from mpo.errors import MpoError
 from mpo.optimizer.batches import Batch, map_tensors, rows
-from mpo.optimizer.ladder import out_of_memory
+from mpo.optimizer.shortage import out_of_memory
 
 T = TypeVar("T")
 

@@ -23,19 +23,6 @@ from mpo.optimizer.batches import Batch, rows
 from mpo.optimizer.bypass import standing_in
 from mpo.optimizer.feed import smallest_batch
 
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is the host's or a device's lack of memory."""
-    while error is not None:
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            return True
-        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS):
-            return True
-        error = error.__cause__
-    return False
-
 
 def native_half(device: torch.device) -> torch.dtype | None:
     """The short floating type that a device computes in natively; None when it has none."""

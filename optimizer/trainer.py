@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mpo.errors import MpoError
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.distributed import ALONE, Crew
-from mpo.optimizer.ladder import Ladder, out_of_memory
+from mpo.optimizer.ladder import Ladder
 from mpo.optimizer.objective import Objective
 from mpo.optimizer.randomness import restore, states
+from mpo.optimizer.shortage import out_of_memory
 from mpo.optimizer.together import add_gradients, part_of, shared_norms
 
 WARM_UP = 0.1

@@ -32,8 +32,9 @@ def digest_of(home: Path) -> str:
     """sha256 over the names and the code of the modules that make stages, of the package there."""
     digest = hashlib.sha256()
     for folder in MAKERS:
-        for path in sorted((home / folder).glob("*.py")):
-            digest.update(f"{folder}/{path.name}\n".encode() + path.read_bytes())
+        for path in sorted((home / folder).rglob("*.py")):
+            name = path.relative_to(home).as_posix()
+            digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
