@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.bundle_examples import ROOT, about
 from mpo.api.packing import package
 from mpo.bundle.reader import open_bundle
-from mpo.store import sha256
+from mpo.files import sha256
 
 BARE = """
 import json, sys

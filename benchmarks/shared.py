@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mpo.store import MARKER
+from mpo.replacing import MARKER
 
 ROOT = Path(__file__).resolve().parents[1]
 

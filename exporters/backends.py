@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mpo.errors import UsageError
+from mpo.files import sha256, writable, write_atomic
 from mpo.records import Artifact, EngineBackend, EngineOptions, Exported, Parity
-from mpo.store import sha256, writable, write_atomic
 
 if TYPE_CHECKING:
     from mpo.exporters.parity import Allowed

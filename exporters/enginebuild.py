@@ -12,8 +12,8 @@ from typing import Any
 from mpo import files
 from mpo.exporters import trtexec
 from mpo.exporters.child import Ended, run_child, run_script
+from mpo.files import sha256, writable
 from mpo.records import EngineBackend, EngineOptions, EngineResult, NodeFault
-from mpo.store import sha256, writable
 
 WORKER = Path(__file__).with_name("trtworker.py")
 MODULES: dict[EngineBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpo.errors import RefusedError, UsageError
-from mpo.store import fingerprint, sha256, writable, write_atomic
+from mpo.files import sha256, writable, write_atomic
+from mpo.runfolder import fingerprint
 
 if TYPE_CHECKING:
     from onnx import GraphProto, TensorProto

@@ -22,8 +22,9 @@ from mpo.exporters.enginebuild import (
     told_of,
 )
 from mpo.exporters.enginecache import EngineCache, content_hash
+from mpo.files import sha256, writable, write_atomic
 from mpo.records import EngineBackend, EngineOptions, EngineResult, EngineRun
-from mpo.store import fingerprint, sha256, writable, write_atomic
+from mpo.runfolder import fingerprint
 
 RUNNER = Path(__file__).with_name("trtrunner.py")
 INSTALL: dict[EngineBackend, str] = {

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
 
-from mpo.files import replacing
-from mpo.store import writable, write_atomic
+from mpo.files import replacing, writable, write_atomic
 
 SUFFIX = ".data"
 LARGEST_BYTES = 1_500_000_000  # one protobuf holds 2 GB at most, and folding needs room

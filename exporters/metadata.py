@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from mpo.errors import UsageError
 from mpo.exporters.runtimefaults import first_line
-from mpo.store import sha256, writable, write_atomic
+from mpo.files import sha256, writable, write_atomic
 
 VERSION, PLAN, LABELS, PREPROCESSING = (
     "mpo.version",

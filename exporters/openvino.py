@@ -16,8 +16,8 @@ from mpo.errors import MpoError, UsageError
 from mpo.exporters.backends import Array, Feeds, artifact, load_arrays, no_options, save_arrays
 from mpo.exporters.child import run_script
 from mpo.exporters.enginebuild import told_of
+from mpo.files import writable
 from mpo.records import Exported
-from mpo.store import writable
 
 WORKER = Path(__file__).with_name("ovworker.py")
 INSTALL = "pip install 'mpo-optimizer[openvino]'"

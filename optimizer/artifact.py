@@ -16,10 +16,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mpo.errors import RefusedError, UsageError
+from mpo.files import write_atomic
 from mpo.optimizer.bypass import Passthrough, Template
 from mpo.optimizer.surgery import Surgery
 from mpo.optimizer.wrappers import fitting
-from mpo.store import write_atomic
 
 _SHOWN = 3
 _PASSTHROUGH = "mpo.passthrough"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mpo.errors import MpoError
-from mpo.store import sha256, write_atomic
+from mpo.files import sha256, write_atomic
 
 TENSORS, FACTS = "tensors.safetensors", "snapshot.json"
 SCHEMA = "mpo.snapshot/1"

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mpo.errors import MpoError, RefusedError, UsageError
+from mpo.files import sha256
 from mpo.profiles.address import parse_address
 from mpo.profiles.farewells import OLD, farewell
 from mpo.profiles.frames import Channel
 from mpo.profiles.jobs import FIXED, KEPT, LAUNCHER, Job, plain, read_answer, too_slow
 from mpo.profiles.pipes import LateError, Limits, LostError, SilentError
-from mpo.store import sha256
 
 PYTHON = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*")
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from mpo.errors import MpoError, UsageError
+from mpo.files import sha256, write_atomic
+from mpo.runfolder import RunFolder
 from mpo.stages import DamageWarning
-from mpo.store import RunFolder, open_run, sha256, started_in, write_atomic
+from mpo.store import open_run, started_in
 
 
 @pytest.fixture

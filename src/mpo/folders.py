@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mpo import files
 from mpo.errors import UsageError
-from mpo.store import writable
+from mpo.files import writable
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mpo.errors import UsageError
 from mpo.records import Budget, Metric, Record
-from mpo.store import RECIPE
+from mpo.replacing import RECIPE
 from mpo.units import parse_duration, parse_quantity, parse_share
 
 Method = Literal["mpruner", "mpruner-paper"]

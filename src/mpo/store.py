@@ -10,27 +10,10 @@ from typing import IO
 
 from mpo import files
 from mpo.errors import UsageError
-from mpo.files import make_folder, remove, sha256, sync_folder, writable, write_atomic
+from mpo.files import make_folder, remove, writable, write_atomic
 from mpo.locks import LOCK, locked
 from mpo.replacing import MARKER, NEW, READY, RECIPE, STAGES, finish_swap
-from mpo.runfolder import RunFolder, fingerprint
-from mpo.stages import read_manifest
-
-__all__ = [
-    "MARKER",
-    "RECIPE",
-    "RunFolder",
-    "fingerprint",
-    "open_run",
-    "read_manifest",
-    "require_place",
-    "sha256",
-    "started_in",
-    "sync_folder",
-    "writable",
-    "write_atomic",
-]
-
+from mpo.runfolder import RunFolder
 
 PROBE = ".mpo-probe"  # made and deleted, to see whether a place can be written
 

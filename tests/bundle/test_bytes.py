@@ -18,8 +18,8 @@ from mpo.bundle import mpo_edge
 from mpo.bundle.reader import open_bundle
 from mpo.bundle.writer import Part, amend_bundle, sign_bundle, write_bundle
 from mpo.errors import RefusedError, UsageError
+from mpo.files import sha256
 from mpo.records import Bundle
-from mpo.store import sha256
 from tests.bundle.small import lean, manifest, parts, write_small
 
 REBUILD = """

@@ -11,7 +11,7 @@ import pytest
 from mpo.errors import UsageError
 from mpo.exporters.converted import run, write_graph
 from mpo.exporters.metadata import facts, read_stamp, stamp
-from mpo.store import sha256
+from mpo.files import sha256
 from tests.exporters import pocket
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mpo.errors import MpoError
+from mpo.runfolder import RunFolder
 from mpo.stages import DamageWarning, read_manifest
-from mpo.store import RunFolder, open_run
+from mpo.store import open_run
 from tests.faults import checks, disks
 
 STAGES = ("one", "two")

@@ -28,8 +28,8 @@ from mpo.pipeline.exportformats import in_range
 from mpo.pipeline.rebuilt import plan_digest
 from mpo.records import Export, ExportAxis, Plan, Report
 from mpo.render.export import export_table
+from mpo.replacing import MARKER, RECIPE
 from mpo.schemas import load as schema
-from mpo.store import MARKER, RECIPE
 
 PAIR = Path(__file__).parents[1] / "subjects" / "pair.py"
 

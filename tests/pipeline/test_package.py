@@ -20,9 +20,9 @@ from mpo.bundle import mpo_edge
 from mpo.bundle.reader import open_bundle
 from mpo.cli import cli
 from mpo.errors import InfeasibleError, RefusedError, UsageError
+from mpo.files import sha256
 from mpo.optimizer.loading import load_subject
 from mpo.records import Bundle, Report
-from mpo.store import sha256
 
 if TYPE_CHECKING:
     from tests.profiles.sshd import Server

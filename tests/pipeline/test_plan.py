@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 import mpo
 from mpo.cli import cli
 from mpo.errors import InfeasibleError, UsageError
+from mpo.files import sha256
 from mpo.optimizer.planner import keeps_clusters
 from mpo.records import Analysis, CostTable, Plan
-from mpo.store import sha256
 
 SUBJECT = Path(__file__).parents[1] / "subjects" / "tiny.py"
 

@@ -15,10 +15,10 @@ from mpo.errors import UsageError
 from mpo.exporters.converted import distance, file_bytes, floats, run
 from mpo.exporters.metadata import read_stamp, stamp
 from mpo.exporters.onnx import export_onnx
+from mpo.files import sha256
 from mpo.optimizer.batches import Batch
 from mpo.pipeline.precision import Floor, convert, convertible, feeds_of, refusal
 from mpo.records import Precision, Runtime
-from mpo.store import sha256
 from tests.exporters import pocket
 
 

@@ -19,7 +19,8 @@ from mpo.pipeline.table import cost_tables, refitted
 from mpo.profiles.local import LocalTarget
 from mpo.recipe import make_recipe, to_toml
 from mpo.records import Analysis, CostTable, Metric, PlanCandidate
-from mpo.store import fingerprint, open_run
+from mpo.runfolder import fingerprint
+from mpo.store import open_run
 
 SUBJECT = Path(__file__).parents[1] / "subjects" / "tiny.py"
 World = tuple[Context, Analysis, Measured]

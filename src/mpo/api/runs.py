@@ -33,7 +33,8 @@ from mpo.recipe import Recipe, make_recipe, recipe_of_run, to_toml
 from mpo.records import Analysis, Plan, Report
 from mpo.render.html import html
 from mpo.render.markdown import markdown
-from mpo.store import RunFolder, open_run, require_place
+from mpo.runfolder import RunFolder
+from mpo.store import open_run, require_place
 from mpo.timing import Deadline
 
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from mpo.errors import UsageError
+from mpo.files import writable, write_atomic
 from mpo.render.starter import starter
-from mpo.store import writable, write_atomic
 
 SUBJECT, RECIPE = "subject.py", "mpo.toml"
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

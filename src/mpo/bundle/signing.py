@@ -18,7 +18,7 @@ from mpo.bundle import mpo_edge, mpo_signature
 from mpo.bundle.reader import OpenBundle, open_bundle
 from mpo.bundle.writer import sign_bundle
 from mpo.errors import MpoError, RefusedError, UsageError
-from mpo.store import writable
+from mpo.files import writable
 
 Checked = Literal["none", "not checked", "valid"]
 KEYS = "Make a pair: openssl ecparam -name prime256v1 -genkey -noout -out KEY; openssl ec -pubout."

@@ -8,8 +8,8 @@ from pathlib import Path
 from mpo.bundle import mpo_edge
 from mpo.bundle.reader import open_bundle
 from mpo.bundle.signing import NO_POLICY, Checked, Policy, check
+from mpo.files import sha256
 from mpo.records import Bundle, Record
-from mpo.store import sha256
 
 
 class Verified(Record):

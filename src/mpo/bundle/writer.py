@@ -16,10 +16,9 @@ from pathlib import Path
 from mpo.bundle import mpo_edge
 from mpo.bundle.reader import OpenBundle, open_bundle, told
 from mpo.errors import UsageError
-from mpo.files import replacing
+from mpo.files import replacing, writable
 from mpo.records import Bundle, BundleFile
 from mpo.records.bundle import Role
-from mpo.store import writable
 
 STARTER_NAME = "__main__.py"
 STARTER = b'''"""python3 FILE.mpo COMMAND: start the program that lies in the bundle."""

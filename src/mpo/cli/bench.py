@@ -171,7 +171,7 @@ def _tell_failure(error: MpoError, options: dict[str, Any]) -> None:
 
 
 def _save(path: Path | None, text: Any) -> None:
-    from mpo.store import writable, write_atomic
+    from mpo.files import writable, write_atomic
 
     if path is not None:
         with writable(path):
@@ -185,7 +185,7 @@ def _on_github() -> bool:
 
 def _add(variable: str, text: str) -> None:
     """Append to the file that a GitHub job names, when it names one."""
-    from mpo.store import writable
+    from mpo.files import writable
 
     if name := os.environ.get(variable):
         with writable(Path(name)), Path(name).open("a", encoding="utf-8") as file:

@@ -136,8 +136,8 @@ def contract(
 
 def write_page(record: Contract, path: Path) -> None:
     """The contract's own page."""
+    from mpo.files import writable, write_atomic
     from mpo.render.contracthtml import page
-    from mpo.store import writable, write_atomic
 
     with writable(path):
         write_atomic(path, page(record))

@@ -24,9 +24,9 @@ def history(
     changed. It reports; it never fails a build."""
 
     def work() -> int:
+        from mpo.files import writable, write_atomic
         from mpo.pipeline.history import as_text, read, series_of
         from mpo.render.history import svg, terminal
-        from mpo.store import writable, write_atomic
 
         found = tuple(series_of(read(file), metrics))
         if drawing is not None:

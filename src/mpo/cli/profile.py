@@ -31,10 +31,10 @@ def profile(
     """
 
     def work() -> int:
+        from mpo.files import writable, write_atomic
         from mpo.pipeline.profiling import check_output, profile_targets, to_json
         from mpo.progress import Bars
         from mpo.render.device import device_table
-        from mpo.store import writable, write_atomic
 
         wanted = targets or ("local",)
         if output is not None:

@@ -20,9 +20,9 @@ def report(folder: Path, html: Path | None, as_json: bool, verbose: bool) -> NoR
     """Show the report of the run folder RUN."""
 
     def work() -> int:
+        from mpo.files import writable, write_atomic
         from mpo.pipeline.rebuilt import read_report
         from mpo.render.html import html as page
-        from mpo.store import writable, write_atomic
 
         record = read_report(folder)
         if html is not None:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from mpo import __version__
 from mpo.bundle.writer import Part, listed
 from mpo.errors import UsageError
+from mpo.files import sha256
 from mpo.optimizer.subject import Subject
 from mpo.pipeline.bundlerun import FinishedRun
 from mpo.profiles import presets
 from mpo.records import BundleTarget, EngineBackend, Environment, OnTarget
-from mpo.store import sha256
 
 UNSTATED = "NOASSERTION"
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")

@@ -14,6 +14,7 @@ from typing import Any
 from onnx import ModelProto
 
 from mpo.errors import InfeasibleError, RefusedError, UsageError
+from mpo.files import sha256
 from mpo.pipeline.graphs import data_files, read_model
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.rebuilt import read_report
@@ -23,7 +24,7 @@ from mpo.profiles.sessions import THRESHOLD, described
 from mpo.profiles.targets import named_target
 from mpo.recipe import Recipe, recipe_of_run
 from mpo.records import Report, SessionOptions
-from mpo.store import sha256, started_in
+from mpo.store import started_in
 
 SESSIONS = Path("stages", "session", "sessions.json")
 

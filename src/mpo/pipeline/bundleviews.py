@@ -15,8 +15,8 @@ from typing import Any
 from mpo.bundle import mpo_edge
 from mpo.bundle.reader import OpenBundle, open_bundle
 from mpo.errors import UsageError
+from mpo.files import writable
 from mpo.records import Bundle, BundleTensor
-from mpo.store import writable
 
 TRITON = {
     "float32": "FP32", "float16": "FP16", "float64": "FP64", "bool": "BOOL", "int8": "INT8",

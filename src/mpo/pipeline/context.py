@@ -15,6 +15,7 @@ from mpo import __version__
 from mpo.errors import MpoError
 from mpo.exporters.axes import varying_axes
 from mpo.exporters.metadata import facts
+from mpo.files import sha256
 from mpo.optimizer.batches import Batch, limit, primary, take
 from mpo.optimizer.blocks import find_blocks
 from mpo.optimizer.distributed import ALONE, Crew
@@ -37,7 +38,7 @@ from mpo.pipeline.fingerprints import (
 from mpo.pipeline.places import Place
 from mpo.recipe import Recipe
 from mpo.records import Block
-from mpo.store import RunFolder, sha256
+from mpo.runfolder import RunFolder
 from mpo.timing import Deadline
 
 PROOF_SIZES = (2, 3)

@@ -14,6 +14,7 @@ from mpo.bundle.reader import is_bundle, open_bundle
 from mpo.errors import UsageError
 from mpo.exporters.preflight import preflight
 from mpo.exporters.runtime import OnnxModel
+from mpo.files import sha256
 from mpo.optimizer.batches import Batch
 from mpo.optimizer.copies import clone
 from mpo.optimizer.loading import load_data, load_model, load_subject, with_weights
@@ -23,7 +24,6 @@ from mpo.pipeline.fingerprints import fingerprint_model
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.pipeline.rebuilt import is_run, plan_of_run, rebuild, subject_of_run
 from mpo.records import ContractSide
-from mpo.store import sha256
 
 Named = str | Path | Subject | nn.Module
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")

@@ -22,7 +22,7 @@ from mpo.profiles.table import require_fresh
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe
 from mpo.records import Analysis, Budget, CostTable, Plan, PlanCandidate, Precision
-from mpo.store import read_manifest
+from mpo.stages import read_manifest
 
 ORIGINAL, ANALYSIS, SESSION = "original", "analysis", "session"
 PROPOSALS = 5

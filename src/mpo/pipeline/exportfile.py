@@ -14,6 +14,7 @@ from mpo.exporters.backends import OnnxRunner, artifact, check_runner
 from mpo.exporters.parity import ROUNDED
 from mpo.exporters.preflight import preflight
 from mpo.exporters.runtimefaults import first_line
+from mpo.files import write_atomic
 from mpo.pipeline.benchinputs import Feeds, make_feeds
 from mpo.pipeline.dynamic import AskedAxis, export_axes
 from mpo.pipeline.exportformats import ONNX, FileFor, FormatJob, Options, Progress, make_formats
@@ -28,7 +29,6 @@ from mpo.records import (
     Runtime,
     Trunk,
 )
-from mpo.store import write_atomic
 from mpo.timing import Stages
 
 RECORD = "export.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpo.errors import UsageError
+from mpo.files import sha256
 from mpo.pipeline.context import Context
 from mpo.pipeline.dynamic import export_axes, seen_sizes
 from mpo.pipeline.exportformats import ONNX, FormatJob, make_formats, require_formats
@@ -12,7 +13,6 @@ from mpo.pipeline.inputs import feeds_of_all, parity_calls
 from mpo.pipeline.precision import LAYOUTS, refusal
 from mpo.pipeline.saved import read, save
 from mpo.records import Exported, Precision, Record, Runtime
-from mpo.store import sha256
 
 STEM, FORMATS, FEEDS = "model", "formats.json", 4
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpo import registry
 from mpo.errors import RefusedError, UsageError
+from mpo.files import sha256
 from mpo.pipeline.benchinputs import Feeds, described
 from mpo.pipeline.graphs import (
     Wanted,
@@ -21,7 +22,6 @@ from mpo.pipeline.graphs import (
 )
 from mpo.profiles.modeljobs import ONNX, external_names
 from mpo.records import BenchSubject, Which
-from mpo.store import sha256
 
 # By the file's suffix, when no runner is named.
 RUNNERS = {".xml": "openvino", ".engine": "tensorrt", ".plan": "tensorrt", ".rtx": "tensorrt-rtx"}

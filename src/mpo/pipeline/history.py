@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mpo.errors import UsageError
+from mpo.files import writable
 from mpo.records import Bench, HistoryEntry
-from mpo.store import writable
 
 LATEST = 400  # entries of a series that are looked at
 MOST_PIECES = 12

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mpo.errors import UsageError
+from mpo.files import writable, write_atomic
 from mpo.optimizer.batches import Batch, forward, leaves, limit
 from mpo.optimizer.corruptions import corrupt, swap_tokens
 from mpo.optimizer.decisions import Reading, margins
@@ -30,7 +31,6 @@ from mpo.pipeline.contractscene import Asked, Progress, Scene
 from mpo.pipeline.deciders import Decider
 from mpo.pipeline.showing import picture_of, texts_of
 from mpo.records import Mining, Witness
-from mpo.store import writable, write_atomic
 
 RANGE_EXAMPLES = 2048  # of train and of validation each, that tell the valid range
 SHOWN = 12  # witnesses in the record; the file holds all

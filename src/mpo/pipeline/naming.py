@@ -19,8 +19,8 @@ from mpo.pipeline.formats import RUNNERS, File, describe, read_file, runner_of
 from mpo.pipeline.phases import Effort
 from mpo.profiles.modeljobs import ONNX
 from mpo.records import Bench, BenchSubject
+from mpo.replacing import RECIPE
 from mpo.rules import Rule
-from mpo.store import RECIPE
 
 InputsFrom = Literal["random", "file", "run"]
 

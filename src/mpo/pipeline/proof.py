@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mpo import __version__
+from mpo.files import sha256
 from mpo.optimizer.quality import drop, exceeds
 from mpo.pipeline.acceptance import warning
 from mpo.pipeline.analysis import NOTHING
@@ -35,7 +36,6 @@ from mpo.records import (
     Report,
     TargetReport,
 )
-from mpo.store import sha256
 
 Status = Literal["met", "already-met", "infeasible", "below-floor", "contract-broken"]
 DISAGREE = math.log(1.15)

@@ -16,7 +16,9 @@ from mpo.pipeline.context import asked_for, subject_of
 from mpo.pipeline.proof import OPTIMIZED
 from mpo.recipe import Recipe, recipe_of_run
 from mpo.records import Plan, Report
-from mpo.store import MARKER, fingerprint, started_in
+from mpo.replacing import MARKER
+from mpo.runfolder import fingerprint
+from mpo.store import started_in
 
 
 @dataclass(frozen=True)

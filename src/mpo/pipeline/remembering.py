@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mpo.files import sha256
 from mpo.profiles.jobs import Job, Target, parse_json
-from mpo.runfolder import RunFolder
-from mpo.store import fingerprint, sha256
+from mpo.runfolder import RunFolder, fingerprint
 
 ANSWER = "answer.json"
 
