@@ -33,7 +33,7 @@ from mpo.exporters.engines import build_engine, describe  # noqa: E402
 from mpo.exporters.onnx import export_onnx  # noqa: E402
 from mpo.exporters.parity import check_parity  # noqa: E402
 from mpo.exporters.shapes import free_inputs, shape_ranges  # noqa: E402
-from mpo.optimizer.batches import Batch, primary, take  # noqa: E402
+from mpo.optimizer.data.batches import Batch, primary, take  # noqa: E402
 from mpo.records import EngineOptions  # noqa: E402
 from mpo.timing import Stopwatch  # noqa: E402
 from tests.optimizer.zoo import ZOO  # noqa: E402

@@ -25,10 +25,10 @@ import torch
 from mpo.api.packing import package
 from mpo.bundle.reader import open_bundle
 from mpo.exporters.runtime import OnnxModel
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.subject import Subject
-from mpo.pipeline.rebuilt import read_report, subject_of_run
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.data.quality import evaluate, predictor
+from mpo.optimizer.data.subject import Subject
+from mpo.pipeline.run.rebuilt import read_report, subject_of_run
 from mpo.timing import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,8 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from mpo.optimizer.batches import Batch, forward
-from mpo.optimizer.cka import measure_similarity
+from mpo.optimizer.analysis.cka import measure_similarity
+from mpo.optimizer.data.batches import Batch, forward
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = [f"layer{stage}.{place}" for stage in (1, 2, 3) for place in range(4)]

@@ -29,7 +29,7 @@ from cka_overhead import BLOCKS, ROOT, Spent, batches_of, load_subject, machine,
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mpo.optimizer.cka import measure_similarity
+from mpo.optimizer.analysis.cka import measure_similarity
 
 Job = Callable[[], np.ndarray]
 EVERYTHING = 10**9

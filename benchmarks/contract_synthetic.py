@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mpo
-from mpo.optimizer.batches import limit
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.harm import HarmMeter
-from mpo.optimizer.objective import distil
-from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.recover import Schedule, recover
-from mpo.optimizer.subject import Subject
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.analysis.harm import HarmMeter
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import limit
+from mpo.optimizer.data.quality import evaluate, predictor
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.training.objective import distil
+from mpo.optimizer.training.recover import Schedule, recover
 from mpo.records import Quality
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script

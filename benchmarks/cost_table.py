@@ -26,12 +26,12 @@ from torch.nn import functional as F
 
 from mpo.exporters.onnx import export_onnx
 from mpo.exporters.runtime import OnnxModel
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.isolate import isolate
-from mpo.optimizer.loading import load_subject
-from mpo.optimizer.surgery import remove_blocks
-from mpo.pipeline.parts import Source, take_apart
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.isolate import isolate
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.files.loading import load_subject
+from mpo.pipeline.plan.parts import Source, take_apart
 from mpo.profiles.calibration import agree
 from mpo.profiles.device import describe
 from mpo.profiles.local import LocalTarget
@@ -44,7 +44,7 @@ from mpo.records import CostTable, Metric, SessionOptions
 from mpo.timing import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[1]
-# As a run without a memory budget measures (pipeline/places.py).
+# As a run without a memory budget measures (pipeline/run/places.py).
 SESSION = SessionOptions(threads=1, mmap_threshold_bytes=THRESHOLD)
 METRICS: tuple[Metric, ...] = ("latency_p50_ms", "memory_bytes", "size_bytes", "params", "macs")
 GROUP = 6  # models in one process beside the whole one

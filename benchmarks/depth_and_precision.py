@@ -22,7 +22,7 @@ import torch
 
 import mpo
 from mpo.errors import InfeasibleError
-from mpo.optimizer.subject import Subject
+from mpo.optimizer.data.subject import Subject
 from mpo.records import Report
 from mpo.timing import Stopwatch
 

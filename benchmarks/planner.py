@@ -22,7 +22,15 @@ from statistics import median
 
 import scipy
 
-from mpo.optimizer.planner import Infeasible, Item, Limit, holds, keeps_clusters, predict, solve
+from mpo.optimizer.planning.planner import (
+    Infeasible,
+    Item,
+    Limit,
+    holds,
+    keeps_clusters,
+    predict,
+    solve,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = 4

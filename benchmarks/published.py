@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 import mpo
-from mpo.optimizer.batches import Batch, limit
-from mpo.optimizer.clusters import anchor_runs, paper_removals
-from mpo.optimizer.splits import Split
+from mpo.optimizer.analysis.clusters import anchor_runs, paper_removals
+from mpo.optimizer.data.batches import Batch, limit
+from mpo.optimizer.data.splits import Split
 from mpo.records import Report
 from mpo.timing import Stopwatch
 

@@ -26,22 +26,22 @@ import torch
 from torch import Tensor, nn
 
 import mpo
-from mpo.optimizer.activations import evaluation_mode
-from mpo.optimizer.batches import Batch, limit, take
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.compensation import compensate, halves
-from mpo.optimizer.cuts import Cut, find_cuts
-from mpo.optimizer.folding import fold, gather, last_affine
-from mpo.optimizer.hidden import Across, across, balanced
-from mpo.optimizer.objective import Objective, distil, task_only
-from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.randomness import own_randomness
-from mpo.optimizer.rates import helps
-from mpo.optimizer.recover import Schedule, recover
-from mpo.optimizer.subject import Subject
-from mpo.optimizer.surgery import remove_blocks
-from mpo.optimizer.tasks import cross_entropy
-from mpo.optimizer.trainer import Trainer, trainable
+from mpo.optimizer.blocks.activations import evaluation_mode
+from mpo.optimizer.blocks.cuts import Cut, find_cuts
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import Batch, limit, take
+from mpo.optimizer.data.quality import evaluate, predictor
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.data.tasks import cross_entropy
+from mpo.optimizer.ground.randomness import own_randomness
+from mpo.optimizer.training.compensation import compensate, halves
+from mpo.optimizer.training.folding import fold, gather, last_affine
+from mpo.optimizer.training.hidden import Across, across, balanced
+from mpo.optimizer.training.objective import Objective, distil, task_only
+from mpo.optimizer.training.rates import helps
+from mpo.optimizer.training.recover import Schedule, recover
+from mpo.optimizer.training.trainer import Trainer, trainable
 from mpo.records import Quality
 from mpo.timing import Stopwatch
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from mpo.api.packing import package
     from mpo.api.runs import analyze, load, optimize, plan
     from mpo.bundle.whole import verify
-    from mpo.optimizer.splits import Data
-    from mpo.optimizer.subject import Subject
-    from mpo.pipeline.rebuilt import read_report
+    from mpo.optimizer.data.splits import Data
+    from mpo.optimizer.data.subject import Subject
+    from mpo.pipeline.run.rebuilt import read_report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Data": "mpo.optimizer.splits",
-    "Subject": "mpo.optimizer.subject",
+    "Data": "mpo.optimizer.data.splits",
+    "Subject": "mpo.optimizer.data.subject",
     "analyze": "mpo.api.runs",
     "bench": "mpo.api.benching",
     "contract": "mpo.api.contracts",
@@ -50,7 +50,7 @@ _HOMES = {
     "optimize": "mpo.api.runs",
     "package": "mpo.api.packing",
     "plan": "mpo.api.runs",
-    "read_report": "mpo.pipeline.rebuilt",
+    "read_report": "mpo.pipeline.run.rebuilt",
     "verify": "mpo.bundle.whole",
 }
 

@@ -9,7 +9,7 @@ import torch
 from mpo.exporters.axes import varying_axes
 from mpo.exporters.onnx import export_onnx
 from mpo.exporters.parity import Call, check_parity
-from mpo.optimizer.batches import primary
+from mpo.optimizer.data.batches import primary
 
 
 def call(rows: int, length: int) -> tuple[tuple[()], dict[str, torch.Tensor]]:

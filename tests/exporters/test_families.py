@@ -10,9 +10,9 @@ import pytest
 
 from mpo.exporters.onnx import export_onnx
 from mpo.exporters.parity import check_parity
-from mpo.optimizer.batches import primary, take
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import primary, take
 from tests.optimizer.zoo import ZOO
 
 

@@ -19,7 +19,7 @@ from mpo.exporters.backends import OnnxRunner, check_runner
 from mpo.exporters.child import run_script
 from mpo.exporters.onnx import export_onnx
 from mpo.exporters.openvino import WORKER, OpenVinoRunner, export_openvino
-from mpo.pipeline.trials import TINY_ONNX
+from mpo.pipeline.doctor.trials import TINY_ONNX
 from mpo.registry import EXPORTERS, RUNNERS, load
 
 HERE = importlib.util.find_spec("openvino") is not None

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import mpo
 from mpo.cli import cli
-from mpo.pipeline.doubts import at_chance, overlaps, tell_doubts
+from mpo.pipeline.optimize.doubts import at_chance, overlaps, tell_doubts
 from mpo.records import Plan
 from tests.pipeline.carrying import context_in, original_of
 from tests.subjects import tiny

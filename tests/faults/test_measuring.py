@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mpo.pipeline.remembering import Remembering
+from mpo.pipeline.run.remembering import Remembering
 from mpo.profiles.jobs import Job
 from mpo.runfolder import RunFolder
 from mpo.scratch import PREFIX, scratch

@@ -21,14 +21,14 @@ import mpo
 from mpo.api.runs import analyze
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.onnx import export_onnx
-from mpo.optimizer.artifact import load_pruned, save_model
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.cka import measure_similarity
-from mpo.optimizer.harm import HarmMeter
-from mpo.optimizer.quality import check_model
-from mpo.optimizer.subject import Subject
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.analysis.cka import measure_similarity
+from mpo.optimizer.analysis.harm import HarmMeter
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.data.quality import check_model
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.files.artifact import load_pruned, save_model
 
 WIDTH = 8
 
@@ -132,8 +132,8 @@ def test_a_host_that_is_really_out_of_memory_is_noticed() -> None:
     code = """
     import resource, sys, torch
     from torch import nn
-    from mpo.optimizer.batches import Batch
-    from mpo.optimizer.cka import measure_similarity
+    from mpo.optimizer.data.batches import Batch
+    from mpo.optimizer.analysis.cka import measure_similarity
     torch.set_num_threads(1)
 
     class Wide(nn.Module):

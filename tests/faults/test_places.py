@@ -27,8 +27,8 @@ TINY = Path(__file__).parents[1] / "subjects" / "tiny.py"
 DATED = {
     "src/mpo/locks.py": "since when a folder is taken",
     "src/mpo/cli/bench.py": "the date in a history's line",
-    "src/mpo/pipeline/bench.py": "the date of a comparison",
-    "src/mpo/pipeline/contract.py": "the date of a contract",
+    "src/mpo/pipeline/bench/benching.py": "the date of a comparison",
+    "src/mpo/pipeline/contract/comparing.py": "the date of a contract",
     "src/mpo/pipeline/profiling.py": "the date of a profile",
     "profiles/saved.py": "how old a profile is: a warning after months",
     "profiles/bootstrap.py": "how old another agent's folder is: deleted after a day",
@@ -217,7 +217,7 @@ def test_a_place_without_locks_is_refused_with_the_reason(
 
 @pytest.mark.case(24)
 def test_a_stage_depends_on_the_code_that_makes_it_and_not_on_the_version(tmp_path: Path) -> None:
-    from mpo.pipeline.fingerprints import digest_of
+    from mpo.pipeline.run.fingerprints import digest_of
 
     for folder in ("pipeline", "cli"):
         (tmp_path / folder).mkdir()

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import mpo.optimizer.recover
+import mpo.optimizer.training.recover
 from mpo.errors import MpoError
-from mpo.optimizer.objective import Objective
-from mpo.optimizer.recover import Schedule
-from mpo.optimizer.tasks import cross_entropy
-from mpo.pipeline.snapshots import FolderKeeper
+from mpo.optimizer.data.tasks import cross_entropy
+from mpo.optimizer.training.objective import Objective
+from mpo.optimizer.training.recover import Schedule
+from mpo.pipeline.optimize.snapshots import FolderKeeper
 from mpo.store import open_run
 from tests.optimizer.training import Kept, loader, network, same, train
 
@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import os, sys
 from pathlib import Path
-import mpo.optimizer.recover
-from mpo.pipeline.snapshots import FolderKeeper
+import mpo.optimizer.training.recover
+from mpo.pipeline.optimize.snapshots import FolderKeeper
 from mpo.store import open_run
 from tests.optimizer.training import loader, network, train
-mpo.optimizer.recover.KEEP_SECONDS = 0.0
+mpo.optimizer.training.recover.KEEP_SECONDS = 0.0
 kill_at, where = int(sys.argv[2]), sys.argv[3]
 class Dying(FolderKeeper):
     def keep(self, snapshot):
@@ -52,7 +52,7 @@ with open_run(Path(sys.argv[1]), "") as run:
 
 @pytest.fixture(autouse=True)
 def _every_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mpo.optimizer.recover, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(mpo.optimizer.training.recover, "KEEP_SECONDS", 0.0)
 
 
 def killed(folder: Path, update: int, where: str) -> None:

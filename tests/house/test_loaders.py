@@ -24,9 +24,9 @@ WATCHED_METHODS = {
 # (module, call) -> what makes it right there.
 ALLOWED = {
     # code: what the user names, what mpo itself is made of
-    ("optimizer/loading.py", "importlib.import_module"): "the module that the user names",
-    ("optimizer/loading.py", "loader.exec_module"): "the subject file that the user names",
-    ("optimizer/loading.py", "architecture.from_pretrained"): "local files, safetensors, no code",
+    ("optimizer/files/loading.py", "importlib.import_module"): "the module that the user names",
+    ("optimizer/files/loading.py", "loader.exec_module"): "the subject file that the user names",
+    ("optimizer/files/loading.py", "architecture.from_pretrained"): "local safetensors, no code",
     ("src/mpo/__init__.py", "import_module"): "mpo's own verbs, by a fixed table",
     ("src/mpo/registry.py", "importlib.import_module"): "installed plugins (entry points)",
     ("src/mpo/bundle/signing.py", "importlib.import_module"): "model_signing, when installed",
@@ -36,22 +36,22 @@ ALLOWED = {
     ("exporters/trtrunner.py", "importlib.import_module"): "one of TensorRT's two names",
     ("exporters/trtworker.py", "importlib.import_module"): "one of TensorRT's two names",
     ("profiles/needs.py", "importlib.import_module"): "libraries of a fixed list",
-    ("optimizer/highs.py", "ctypes.CDLL"): "this process itself, to flush its output",
+    ("optimizer/planning/highs.py", "ctypes.CDLL"): "this process itself, to flush its output",
     ("exporters/trtrunner.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("exporters/trtworker.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("src/mpo/bundle/mpo_edge.py", "ctypes.CDLL"): "the system's CUDA and C libraries",
     ("profiles/gpuwatch.py", "ctypes.CDLL"): "the system's libcuda.so.1",
     ("profiles/worker.py", "spec.loader.exec_module"): "mpo's own adapter, sent with its sha256",
     # weights
-    ("optimizer/artifact.py", "safe_open"): "safetensors: data",
-    ("optimizer/artifact.py", "torch.load"): "weights_only, or the user's own --allow-pickle",
+    ("optimizer/files/artifact.py", "safe_open"): "safetensors: data",
+    ("optimizer/files/artifact.py", "torch.load"): "weights_only, or the user's own --allow-pickle",
     # arrays: never pickled objects (test_manners.py)
     ("exporters/backends.py", "np.load"): "a child's answer",
     ("exporters/ovworker.py", "np.load"): "the parent's inputs",
     ("exporters/trtrunner.py", "np.load"): "the parent's inputs",
     ("profiles/worker.py", "np.load"): "the parent's inputs",
     ("profiles/modeljobs.py", "np.load"): "the user's --input",
-    ("src/mpo/pipeline/benchinputs.py", "np.load"): "the user's --input",
+    ("src/mpo/pipeline/bench/inputs.py", "np.load"): "the user's --input",
     ("src/mpo/bundle/mpo_edge.py", "numpy.load"): "self-test samples, after their sha256",
     # ONNX: files of our own export, or after the pre-flight
     ("exporters/converted.py", "onnx.load"): "our own export",
@@ -61,10 +61,10 @@ ALLOWED = {
     ("exporters/suspects.py", "onnx.load"): "our own export",
     ("exporters/tracing.py", "onnx.load"): "what torch just exported",
     ("profiles/modeljobs.py", "onnx.load"): "after the pre-flight, to name its weights files",
-    ("src/mpo/pipeline/graphs.py", "onnx.load"): "after the pre-flight",
-    ("src/mpo/pipeline/parts.py", "onnx.load"): "our own export",
-    ("src/mpo/pipeline/precision.py", "onnx.load"): "our own export, or after the pre-flight",
-    ("src/mpo/pipeline/story.py", "onnx.load"): "our own export",
+    ("src/mpo/pipeline/run/graphs.py", "onnx.load"): "after the pre-flight",
+    ("src/mpo/pipeline/plan/parts.py", "onnx.load"): "our own export",
+    ("src/mpo/pipeline/run/precision.py", "onnx.load"): "our own export, or after the pre-flight",
+    ("src/mpo/pipeline/optimize/story.py", "onnx.load"): "our own export",
     ("exporters/converted.py", "onnxruntime.InferenceSession"): "our own export",
     ("exporters/simplify.py", "onnxruntime.InferenceSession"): "our own export",
     ("exporters/tracing.py", "onnxruntime.InferenceSession"): "what torch just exported",
@@ -98,8 +98,8 @@ BANNED_IMPORTS = {
     "xmlrpc", "yaml", "zipfile",
 }  # fmt: skip
 ALLOWED_IMPORTS = {
-    ("optimizer/artifact.py", "pickle"): "for the name of its error",
-    ("src/mpo/pipeline/benchinputs.py", "zipfile"): "for the name of its error",
+    ("optimizer/files/artifact.py", "pickle"): "for the name of its error",
+    ("src/mpo/pipeline/bench/inputs.py", "zipfile"): "for the name of its error",
     ("src/mpo/render/junit.py", "xml"): "to write, never to parse",
 }
 
@@ -159,7 +159,7 @@ def test_no_array_is_loaded_without_saying_that_objects_are_refused(
 
 
 def test_a_pickle_is_read_in_one_place_and_only_when_asked(root: Path) -> None:
-    tree = ast.parse((root / "optimizer" / "artifact.py").read_text())
+    tree = ast.parse((root / "optimizer" / "files" / "artifact.py").read_text())
     unsafe = [
         function.name
         for function in ast.walk(tree)

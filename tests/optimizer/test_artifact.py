@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mpo.errors import RefusedError, UsageError
-from mpo.optimizer.artifact import load_pruned, load_weights, save_model
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.files.artifact import load_pruned, load_weights, save_model
 
 
 class Tied(nn.Module):

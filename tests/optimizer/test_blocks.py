@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.blocks import bypass, find_blocks
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.blocks.finding import bypass, find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import Batch
 
 
 class Block(nn.Module):

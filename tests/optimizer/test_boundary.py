@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.boundary import boundary_harm, emphasis, tau_of, weights
-from mpo.optimizer.harm import HarmMeter
-from mpo.optimizer.objective import distillation
+from mpo.optimizer.analysis.boundary import boundary_harm, emphasis, tau_of, weights
+from mpo.optimizer.analysis.harm import HarmMeter
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.training.objective import distillation
 
 
 def logits(*gaps: float) -> Tensor:

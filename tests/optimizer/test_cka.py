@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.cka import Accumulator, Similarity, make_grams, measure_similarity
+from mpo.optimizer.analysis.cka import Accumulator, Similarity, make_grams, measure_similarity
+from mpo.optimizer.data.batches import Batch
 
 NAMES = ("body.0", "body.1", "body.2")
 

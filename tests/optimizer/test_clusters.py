@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mpo.errors import UsageError
-from mpo.optimizer.cka import Similarity
-from mpo.optimizer.clusters import (
+from mpo.optimizer.analysis.cka import Similarity
+from mpo.optimizer.analysis.clusters import (
     anchor_runs,
     default_threshold,
     find_clusters,

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.compensation import compensate, halves, recalibrate_batchnorm
-from mpo.optimizer.cuts import Cut, find_cuts
-from mpo.optimizer.folding import Sums, fold, last_affine
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.blocks.cuts import Cut, find_cuts
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.training.compensation import compensate, halves, recalibrate_batchnorm
+from mpo.optimizer.training.folding import Sums, fold, last_affine
 from tests.optimizer.test_cuts import Tower
 
 

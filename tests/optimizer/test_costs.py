@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.costs import count_macs, count_params, macs_by_module
+from mpo.optimizer.blocks.costs import count_macs, count_params, macs_by_module
+from mpo.optimizer.data.batches import Batch
 
 
 class Attention(nn.Module):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo.optimizer.batches import Batch, forward
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.cuts import Cut, find_cuts, gap, renamed, states_at
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.blocks.cuts import Cut, find_cuts, gap, renamed, states_at
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import Batch, forward
 
 
 class Residual(nn.Module):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.decisions import Reading, Tallied, margins, reading_of
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.decisions.decisions import Reading, Tallied, margins, reading_of
 
 
 def drawn(seed: int, *shape: int) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from mpo.optimizer.drops import (
+from mpo.optimizer.data.drops import (
     resampled_bound,
     samples_needed,
     score_bound,

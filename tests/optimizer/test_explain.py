@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo.errors import UsageError
-from mpo.optimizer.explain import explain
-from mpo.optimizer.front import front
-from mpo.optimizer.planner import (
+from mpo.optimizer.planning.explain import explain
+from mpo.optimizer.planning.front import front
+from mpo.optimizer.planning.planner import (
     Infeasible,
     Item,
     Limit,

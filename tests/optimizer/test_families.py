@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from mpo.optimizer.artifact import load_pruned, save_model
-from mpo.optimizer.batches import Batch, forward, primary, take
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.costs import count_macs, count_params
-from mpo.optimizer.surgery import remove_blocks
+from mpo.optimizer.blocks.costs import count_macs, count_params
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.data.batches import Batch, forward, primary, take
+from mpo.optimizer.files.artifact import load_pruned, save_model
 from tests.optimizer.zoo import ZOO
 
 WITH_BLOCKS = [name for name, kind in ZOO.items() if kind.removable]
@@ -68,7 +68,7 @@ def test_half_and_all_of_the_blocks_go_together_as_if_bypassed(name: str) -> Non
 
 def _check_same_as_bypassed(model: nn.Module, batch: Batch, gone: list[str]) -> None:
     smaller = remove_blocks(model, gone)
-    from mpo.optimizer.bypass import bypass
+    from mpo.optimizer.blocks.bypass import bypass
 
     with bypass(model, gone):
         expected = _output(model, batch)

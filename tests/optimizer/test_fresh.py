@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.fresh import Fresh, known_keys, row_keys, shuffled
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.decisions.fresh import Fresh, known_keys, row_keys, shuffled
 
 
 def batch(*rows: float) -> Batch:

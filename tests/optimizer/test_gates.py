@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch, forward
-from mpo.optimizer.blocks import bypass
-from mpo.optimizer.gates import OPEN, chance, drawn, gated, learn_gates
+from mpo.optimizer.blocks.finding import bypass
+from mpo.optimizer.data.batches import Batch, forward
+from mpo.optimizer.training.gates import OPEN, chance, drawn, gated, learn_gates
 
 NAMES = ("body.0", "body.1", "body.2", "body.3")
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.harm import WORST, HarmMeter, compare, joint_kl, measure_harm
+from mpo.optimizer.analysis.harm import WORST, HarmMeter, compare, joint_kl, measure_harm
+from mpo.optimizer.data.batches import Batch
 
 NAMES = ("body.0", "body.1", "body.2", "body.3")
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mpo.optimizer.hidden import Across, across, balanced
-from mpo.optimizer.objective import Objective
-from mpo.optimizer.tasks import cross_entropy
-from mpo.optimizer.trainer import trainable
+from mpo.optimizer.data.tasks import cross_entropy
+from mpo.optimizer.training.hidden import Across, across, balanced
+from mpo.optimizer.training.objective import Objective
+from mpo.optimizer.training.trainer import trainable
 from tests.optimizer.test_compensation import cut, rows
 from tests.optimizer.test_cuts import Tower
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mpo.optimizer.highs import Model, no_chatter
+from mpo.optimizer.planning.highs import Model, no_chatter
 
 STRAY = b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n"
 

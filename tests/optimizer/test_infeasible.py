@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpo.optimizer.planner import (
+from mpo.optimizer.planning.planner import (
     Infeasible,
     Item,
     Limit,
@@ -23,7 +23,7 @@ from mpo.optimizer.planner import (
     solve,
     surrogate,
 )
-from mpo.optimizer.problem import excess
+from mpo.optimizer.planning.problem import excess
 
 METRICS = ("params", "memory_bytes", "latency_p90_ms", "pi latency_p90_ms")
 

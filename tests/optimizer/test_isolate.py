@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch, leaves, take
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.isolate import isolate
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.isolate import isolate
+from mpo.optimizer.data.batches import Batch, leaves, take
 from tests.optimizer.zoo import ZOO
 
 KINDS = {"resnet": 2, "bert": 1, "vit": 1, "qwen2": 2, "bart": 2, "tcn": 4, "mobilenet": 3}

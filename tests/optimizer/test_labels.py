@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import mpo
-from mpo.optimizer.labels import shifts_labels
-from mpo.optimizer.splits import carve, shift_targets, to_batch
+from mpo.optimizer.data.labels import shifts_labels
+from mpo.optimizer.data.splits import carve, shift_targets, to_batch
 
 TOKENS = torch.arange(12).reshape(2, 6) % 7
 

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mpo.errors import RefusedError, UsageError
-from mpo.optimizer.loading import load_subject
-from mpo.optimizer.randominputs import random_data
-from mpo.optimizer.splits import carve
+from mpo.optimizer.data.randominputs import random_data
+from mpo.optimizer.data.splits import carve
+from mpo.optimizer.files.loading import load_subject
 
 FILE = """
 import torch, mpo

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mpo.optimizer.batches import Batch, forward
-from mpo.optimizer.corruptions import corrupt, swap_tokens
-from mpo.optimizer.decisions import margins
-from mpo.optimizer.mining import (
+from mpo.optimizer.data.batches import Batch, forward
+from mpo.optimizer.decisions.corruptions import corrupt, swap_tokens
+from mpo.optimizer.decisions.decisions import margins
+from mpo.optimizer.decisions.mining import (
     Domain,
     Pair,
     confirmed,
@@ -16,7 +16,7 @@ from mpo.optimizer.mining import (
     leaf_of,
     seeds_of,
 )
-from mpo.optimizer.searches import ascend, mix
+from mpo.optimizer.decisions.searches import ascend, mix
 
 
 class Side(nn.Module):

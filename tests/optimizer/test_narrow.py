@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.errors import UsageError
-from mpo.optimizer.narrow import Narrow, narrowed, retold
-from mpo.optimizer.subject import Subject
+from mpo.optimizer.data.narrow import Narrow, narrowed, retold
+from mpo.optimizer.data.subject import Subject
 
 
 def logits(seed: int = 0) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.paired import Loss, compare
-from mpo.optimizer.quality import drop, evaluate
-from mpo.optimizer.splits import Split
-from mpo.optimizer.subject import Subject
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.data.paired import Loss, compare
+from mpo.optimizer.data.quality import drop, evaluate
+from mpo.optimizer.data.splits import Split
+from mpo.optimizer.data.subject import Subject
 
 Answer = Callable[[Batch], Any]
 EXAMPLES, CLASSES = 400, 4

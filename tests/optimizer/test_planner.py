@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo.errors import UsageError
-from mpo.optimizer.planner import (
+from mpo.optimizer.planning.planner import (
     Infeasible,
     Item,
     Limit,

@@ -4,10 +4,10 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.errors import UsageError
-from mpo.optimizer.quality import drop, evaluate, predictor
-from mpo.optimizer.splits import Split
-from mpo.optimizer.subject import Subject
-from mpo.optimizer.tasks import class_logits, top1_accuracy
+from mpo.optimizer.data.quality import drop, evaluate, predictor
+from mpo.optimizer.data.splits import Split
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.data.tasks import class_logits, top1_accuracy
 from mpo.records import Quality
 
 

@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.feed import endless
-from mpo.optimizer.objective import Objective, distil, distillation, task_only
-from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.rates import choose_rate
-from mpo.optimizer.recover import Judge, Schedule, recover
-from mpo.optimizer.splits import Split
-from mpo.optimizer.subject import Subject
-from mpo.optimizer.tasks import cross_entropy
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.data.quality import evaluate, predictor
+from mpo.optimizer.data.splits import Split
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.data.tasks import cross_entropy
+from mpo.optimizer.training.feed import endless
+from mpo.optimizer.training.objective import Objective, distil, distillation, task_only
+from mpo.optimizer.training.rates import choose_rate
+from mpo.optimizer.training.recover import Judge, Schedule, recover
 from mpo.records import Quality, Recovery
 
 

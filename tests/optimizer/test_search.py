@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.harm import HarmMeter, measure_harm
-from mpo.optimizer.planner import Item, Limit, holds, predict, solutions
-from mpo.optimizer.search import refine
+from mpo.optimizer.analysis.harm import HarmMeter, measure_harm
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.planning.planner import Item, Limit, holds, predict, solutions
+from mpo.optimizer.planning.search import refine
 
 
 class Quadratic:

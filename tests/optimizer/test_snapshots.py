@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-import mpo.optimizer.recover
+import mpo.optimizer.training.recover
 from mpo.errors import MpoError
-from mpo.optimizer.randomness import own_randomness
-from mpo.optimizer.recover import Schedule
-from mpo.optimizer.snapshots import TENSORS, Snapshot, read_snapshot, write_snapshot
+from mpo.optimizer.ground.randomness import own_randomness
+from mpo.optimizer.training.recover import Schedule
+from mpo.optimizer.training.snapshots import TENSORS, Snapshot, read_snapshot, write_snapshot
 from tests.optimizer.training import PER_EPOCH, Kept, loader, network, same, train
 
 KINDS = ("shuffled", "generator", "random")
@@ -20,7 +20,7 @@ KINDS = ("shuffled", "generator", "random")
 
 @pytest.fixture(autouse=True)
 def _every_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mpo.optimizer.recover, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(mpo.optimizer.training.recover, "KEEP_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

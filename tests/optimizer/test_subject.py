@@ -6,8 +6,8 @@ from torch import nn
 
 import mpo
 from mpo.errors import UsageError
-from mpo.optimizer.splits import Split, carve, to_batch
-from mpo.optimizer.subject import Subject
+from mpo.optimizer.data.splits import Split, carve, to_batch
+from mpo.optimizer.data.subject import Subject
 
 
 def batches(count: int, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mpo.errors import UsageError
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.blocks import find_blocks
-from mpo.optimizer.bypass import NOTE, Passthrough
-from mpo.optimizer.surgery import Surgery, remove_blocks
+from mpo.optimizer.blocks.bypass import NOTE, Passthrough
+from mpo.optimizer.blocks.finding import find_blocks
+from mpo.optimizer.blocks.surgery import Surgery, remove_blocks
+from mpo.optimizer.data.batches import Batch
 
 
 class Layer(nn.Module):

@@ -14,11 +14,10 @@ from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.optim.swa_utils import AveragedModel
 
 from mpo.errors import UsageError
-from mpo.optimizer.artifact import load_weights, save_model
-from mpo.optimizer.subject import Subject
-from mpo.optimizer.wrappers import fitting, plain_copy
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.data.wrappers import fitting, plain_copy
+from mpo.optimizer.files.artifact import load_weights, save_model
 
-pytestmark = pytest.mark.case(53)
 Wrap = Callable[[nn.Module], nn.Module]
 
 
@@ -74,6 +73,7 @@ WRAPS: dict[str, Wrap] = {
 }
 
 
+@pytest.mark.case(53)
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 def test_a_wrapped_model_is_opened_to_the_plain_network_with_the_same_numbers(wrap: Wrap) -> None:
@@ -239,6 +239,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
 }
 
 
+@pytest.mark.case(53)
 @pytest.mark.usefixtures("group")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(("make", "what", "hint"), REFUSED.values(), ids=REFUSED)
@@ -272,7 +273,7 @@ def test_a_submodule_that_is_really_called_module_keeps_its_name() -> None:
 
 
 def test_weights_with_prefixes_load_through_the_command_line_option(tmp_path: Path) -> None:
-    from mpo.optimizer.loading import load_subject
+    from mpo.optimizer.files.loading import load_subject
 
     file = tmp_path / "subject.py"
     file.write_text(

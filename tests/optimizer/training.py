@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mpo.errors import MpoError
-from mpo.optimizer.objective import Objective
-from mpo.optimizer.recover import Schedule, recover
-from mpo.optimizer.snapshots import Keeper, Snapshot, read_snapshot, write_snapshot
-from mpo.optimizer.splits import Split
-from mpo.optimizer.tasks import cross_entropy
+from mpo.optimizer.data.splits import Split
+from mpo.optimizer.data.tasks import cross_entropy
+from mpo.optimizer.training.objective import Objective
+from mpo.optimizer.training.recover import Schedule, recover
+from mpo.optimizer.training.snapshots import Keeper, Snapshot, read_snapshot, write_snapshot
 from mpo.records import Quality, Recovery
 
 EPOCHS, PER_EPOCH = 3, 6

@@ -11,7 +11,7 @@ import transformers as hf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpo.optimizer.batches import Batch
+from mpo.optimizer.data.batches import Batch
 
 WIDTH = 16
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpo.optimizer.quality import evaluate, predictor
-from mpo.optimizer.subject import Subject
-from mpo.pipeline.context import Context
+from mpo.optimizer.data.quality import evaluate, predictor
+from mpo.optimizer.data.subject import Subject
+from mpo.pipeline.run.context import Context
 from mpo.recipe import make_recipe, to_toml
 from mpo.records import Plan, PlanCandidate, Quality
 from mpo.store import open_run

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpo.optimizer.batches import Batch
-from mpo.optimizer.cka import measure_similarity
-from mpo.optimizer.distributed import Crew
-from mpo.optimizer.harm import HarmMeter
-from mpo.optimizer.objective import Objective
-from mpo.optimizer.recover import Schedule, recover
-from mpo.optimizer.splits import Split
-from mpo.pipeline.agreeing import agreed_judge
-from mpo.pipeline.crew import joined
+from mpo.optimizer.analysis.cka import measure_similarity
+from mpo.optimizer.analysis.harm import HarmMeter
+from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.data.splits import Split
+from mpo.optimizer.ground.distributed import Crew
+from mpo.optimizer.training.objective import Objective
+from mpo.optimizer.training.recover import Schedule, recover
+from mpo.pipeline.optimize.agreeing import agreed_judge
+from mpo.pipeline.optimize.crew import joined
 from mpo.records import Quality
 
 NAMES = ("1", "2", "3")

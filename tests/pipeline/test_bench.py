@@ -52,7 +52,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tiny: ModuleType) -> Callable[[Ans
         def opened(names: Any) -> Iterator[Any]:
             yield (target,)
 
-        monkeypatch.setattr("mpo.pipeline.bench.opened", opened)
+        monkeypatch.setattr("mpo.pipeline.bench.benching.opened", opened)
         return target
 
     return install
@@ -403,7 +403,7 @@ def test_quality_is_measured_on_the_same_files_and_gated(
 ) -> None:
     subject = Path(__file__).parents[1] / "subjects" / "tiny.py"
     from mpo.exporters.onnx import export_onnx
-    from mpo.optimizer.loading import load_subject
+    from mpo.optimizer.files.loading import load_subject
 
     loaded = load_subject(str(subject))
     model = loaded.build()
@@ -474,6 +474,6 @@ def test_a_github_job_gets_summary_outputs_and_annotations(
 def test_a_bench_needs_no_torch(tmp_path: Path, tiny: ModuleType) -> None:
     import subprocess
 
-    code = "import sys; import mpo.pipeline.bench, mpo.render.bench, mpo.cli; "
+    code = "import sys; import mpo.pipeline.bench.benching, mpo.render.bench, mpo.cli; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

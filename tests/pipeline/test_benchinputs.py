@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mpo.errors import UsageError
-from mpo.pipeline.benchinputs import batch_of, described, make_feeds
-from mpo.pipeline.graphs import Wanted
+from mpo.pipeline.bench.inputs import batch_of, described, make_feeds
+from mpo.pipeline.run.graphs import Wanted
 
 IMAGE = Wanted("x", ("batch", 3, 8, 8), "float32")
 TOKENS = Wanted("ids", ("batch", "length"), "int64")

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from mpo.errors import RefusedError, UsageError
-from mpo.pipeline.bundleviews import triton_config, write_view
+from mpo.pipeline.bundle.views import triton_config, write_view
 from mpo.records import BundleTensor
 from tests.bundle.small import manifest, model, parts, write_small
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import mpo
-from mpo.pipeline import training
-from mpo.pipeline.context import Context
-from mpo.pipeline.recovery import Trained, kept, train_plans
+from mpo.pipeline.optimize import training
+from mpo.pipeline.optimize.recovery import Trained, kept, train_plans
+from mpo.pipeline.run.context import Context
 from mpo.records import Acceptance, Plan, PlanCandidate
 from tests.pipeline.carrying import MODEL, context_in, original_of, plan_of
 from tests.subjects import tiny
@@ -46,7 +46,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> list[tuple[int
 
         return accept
 
-    monkeypatch.setattr("mpo.pipeline.workshop.acceptor_of", acceptor_of)
+    monkeypatch.setattr("mpo.pipeline.optimize.workshop.acceptor_of", acceptor_of)
     return asked
 
 
@@ -157,7 +157,7 @@ def test_later_rounds_start_from_the_trained_model_and_not_from_the_original(
         seen.append(start)
         return real(context, candidate, original, schedule, start)
 
-    monkeypatch.setattr("mpo.pipeline.workshop.tried", tried)
+    monkeypatch.setattr("mpo.pipeline.optimize.workshop.tried", tried)
     with context_in(tmp_path / "run", rounds=2, epochs=2, max_drop="50%") as context:
         carried(context, plan_of(("1.2", "1.4")))
         head = context.original.get_parameter("2.weight")
@@ -215,7 +215,7 @@ def test_a_killed_run_does_not_train_a_finished_round_again(
             raise KeyboardInterrupt
         return real(context, candidate, *rest)
 
-    monkeypatch.setattr("mpo.pipeline.workshop.tried", tried)
+    monkeypatch.setattr("mpo.pipeline.optimize.workshop.tried", tried)
     options: dict[str, Any] = {"rounds": 2, "max_drop": "50%"}
     with context_in(folder, **options) as context, pytest.raises(KeyboardInterrupt):
         carried(context, plan_of(("1.2", "1.4")))

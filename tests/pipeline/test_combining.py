@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mpo.errors import InfeasibleError
-from mpo.pipeline.bases import Based, dominated, enough_alone, holding_alone
-from mpo.pipeline.combining import Posed, left_out, plan_alone, united
-from mpo.pipeline.measuring import Measured
+from mpo.pipeline.plan.bases import Based, dominated, enough_alone, holding_alone
+from mpo.pipeline.plan.combining import Posed, left_out, plan_alone, united
+from mpo.pipeline.run.measuring import Measured
 from mpo.recipe import Recipe, make_recipe
 from mpo.records import (
     Analysis,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpo.errors import BaselineError, MpoError, UsageError
-from mpo.pipeline.comparing import judge_exact, judge_quality, sharing
+from mpo.pipeline.bench.comparing import judge_exact, judge_quality, sharing
 from mpo.records import Quality
 from mpo.rules import parse_rules
 

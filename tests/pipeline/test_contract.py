@@ -17,11 +17,11 @@ import mpo
 from mpo.cli import cli
 from mpo.errors import MpoError, RefusedError, UsageError
 from mpo.exporters.onnx import export_onnx
-from mpo.optimizer.loading import load_model
-from mpo.optimizer.subject import Subject
-from mpo.pipeline.claims import make_terms
-from mpo.pipeline.contract import make_contract
-from mpo.pipeline.contractscene import Asked
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.files.loading import load_model
+from mpo.pipeline.contract.claims import make_terms
+from mpo.pipeline.contract.comparing import make_contract
+from mpo.pipeline.contract.scene import Asked
 from mpo.records import Contract
 from mpo.render.contract import terminal
 from mpo.render.contracttext import sentence

@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 
 import mpo
 from mpo.cli import cli
-from mpo.optimizer.loading import load_model, load_subject
-from mpo.optimizer.narrow import Narrow
+from mpo.optimizer.data.narrow import Narrow
+from mpo.optimizer.files.loading import load_model, load_subject
 from mpo.records import Report
 
 TINY = Path(__file__).parents[1] / "subjects" / "tiny.py"

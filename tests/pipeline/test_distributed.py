@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from mpo.errors import UsageError
-from mpo.optimizer.distributed import ALONE
-from mpo.pipeline.crew import joined
+from mpo.optimizer.ground.distributed import ALONE
+from mpo.pipeline.optimize.crew import joined
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ from packaging.version import Version
 from rich.console import Console
 
 from mpo.cli import cli
-from mpo.pipeline import trials
-from mpo.pipeline.doctor import core_works, examine, look_at
-from mpo.pipeline.packages import TABLE, advisories, advisories_date, packages
-from mpo.pipeline.trials import TINY_ONNX, run_trials
+from mpo.pipeline.doctor import trials
+from mpo.pipeline.doctor.examining import core_works, examine, look_at
+from mpo.pipeline.doctor.packages import TABLE, advisories, advisories_date, packages
+from mpo.pipeline.doctor.trials import TINY_ONNX, run_trials
 from mpo.records import Doctor, Package, Trial
 from mpo.render.doctor import doctor as page
 from mpo.schemas import load
@@ -92,14 +92,14 @@ def test_the_record_is_valid_and_comes_back(record: Doctor) -> None:
 def test_the_command_prints_a_table_or_the_record(
     record: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpo.pipeline.doctor.examine", lambda: record)
+    monkeypatch.setattr("mpo.pipeline.doctor.examining.examine", lambda: record)
     told = CliRunner().invoke(cli, ["doctor"])
     assert told.exit_code == 0, told.output
     assert "The core works." in told.output
     told = CliRunner().invoke(cli, ["doctor", "--json"])
     assert json.loads(told.stdout)["ok"] is True
     broken = record.model_copy(update={"ok": False})
-    monkeypatch.setattr("mpo.pipeline.doctor.examine", lambda: broken)
+    monkeypatch.setattr("mpo.pipeline.doctor.examining.examine", lambda: broken)
     told = CliRunner().invoke(cli, ["doctor"])
     assert told.exit_code == 1
     assert "NOT WORKING" in told.output
@@ -149,7 +149,7 @@ def test_it_works_where_a_core_package_is_not_installed() -> None:
             def __getattr__(self, name): return getattr(self.finder, name)
         sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
         assert importlib.util.find_spec("onnx") is None
-        from mpo.pipeline.doctor import examine
+        from mpo.pipeline.doctor.examining import examine
         record = examine()
         states = {trial.backend: trial.state for trial in record.trials}
         assert states["onnx"] == "missing", states
@@ -160,7 +160,7 @@ def test_it_works_where_a_core_package_is_not_installed() -> None:
 
 
 def test_an_mpo_that_is_not_whole_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mpo.pipeline.doctor", None)
+    monkeypatch.setitem(sys.modules, "mpo.pipeline.doctor.examining", None)
     told = CliRunner().invoke(cli, ["doctor"])
     assert told.exit_code == 1
     assert "mpo is not whole" in told.output
@@ -275,5 +275,5 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not OFFLINE, reason="this system lets nobody make a namespace of no network")
 def test_it_works_without_a_network() -> None:
-    code = "from mpo.pipeline.doctor import examine\nassert examine().ok\n"
+    code = "from mpo.pipeline.doctor.examining import examine\nassert examine().ok\n"
     subprocess.run([*OFFLINE, sys.executable, "-P", "-c", code], check=True, timeout=120)

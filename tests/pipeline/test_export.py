@@ -20,12 +20,12 @@ import mpo
 from mpo.cli import cli
 from mpo.errors import MpoError, UsageError
 from mpo.exporters.runtime import run_onnx
-from mpo.optimizer.artifact import save_model
-from mpo.optimizer.loading import load_subject
-from mpo.optimizer.surgery import remove_blocks
-from mpo.pipeline.dynamic import parse_dynamic
-from mpo.pipeline.exportformats import in_range
-from mpo.pipeline.rebuilt import plan_digest
+from mpo.optimizer.blocks.surgery import remove_blocks
+from mpo.optimizer.files.artifact import save_model
+from mpo.optimizer.files.loading import load_subject
+from mpo.pipeline.export.dynamic import parse_dynamic
+from mpo.pipeline.export.formats import in_range
+from mpo.pipeline.run.rebuilt import plan_digest
 from mpo.records import Export, ExportAxis, Plan, Report
 from mpo.render.export import export_table
 from mpo.replacing import MARKER, RECIPE

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import mpo
-from mpo.pipeline.context import Context
-from mpo.pipeline.finishing import finish, over
-from mpo.pipeline.guard import guard_of
-from mpo.pipeline.measuring import ORIGINAL, measure_model
-from mpo.pipeline.places import places_of
+from mpo.pipeline.contract.guard import guard_of
+from mpo.pipeline.optimize.finishing import finish, over
+from mpo.pipeline.run.context import Context
+from mpo.pipeline.run.measuring import ORIGINAL, measure_model
+from mpo.pipeline.run.places import places_of
 from mpo.profiles.local import LocalTarget
 from mpo.recipe import make_recipe, to_toml
 from mpo.store import open_run

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mpo.errors import MpoError, UsageError
-from mpo.pipeline.graphs import (
+from mpo.pipeline.run.graphs import (
     count_macs,
     count_nodes,
     count_params,

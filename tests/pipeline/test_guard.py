@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import mpo
 from mpo.cli import cli
 from mpo.errors import UsageError
-from mpo.pipeline.guard import parse_contract
+from mpo.pipeline.contract.guard import parse_contract
 from mpo.records import Contract, Report
 
 TINY = Path(__file__).parents[1] / "subjects" / "tiny.py"

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mpo.cli import cli
 from mpo.errors import UsageError
-from mpo.pipeline.history import _distances, append, change_points, read, series_of
+from mpo.pipeline.bench.history import _distances, append, change_points, read, series_of
 from mpo.records import HistoryEntry
 from mpo.render.history import sparkline, svg, terminal
 

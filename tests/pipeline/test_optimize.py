@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 import mpo
 from mpo.cli import cli
 from mpo.cli.optimize import exit_code
-from mpo.optimizer.loading import load_subject
-from mpo.pipeline.acceptance import warning
+from mpo.optimizer.files.loading import load_subject
+from mpo.pipeline.run.acceptance import warning
 from mpo.records import Report
 from mpo.render.acceptance import acceptance_line
 

@@ -21,7 +21,7 @@ from mpo.bundle.reader import open_bundle
 from mpo.cli import cli
 from mpo.errors import InfeasibleError, RefusedError, UsageError
 from mpo.files import sha256
-from mpo.optimizer.loading import load_subject
+from mpo.optimizer.files.loading import load_subject
 from mpo.records import Bundle, Report
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import mpo
 from mpo.cli import cli
 from mpo.errors import InfeasibleError, UsageError
 from mpo.files import sha256
-from mpo.optimizer.planner import keeps_clusters
+from mpo.optimizer.planning.planner import keeps_clusters
 from mpo.records import Analysis, CostTable, Plan
 
 SUBJECT = Path(__file__).parents[1] / "subjects" / "tiny.py"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from mpo.errors import InfeasibleError
-from mpo.optimizer.planner import Infeasible
-from mpo.pipeline.aims import ROUNDS, better, closer, corrected, holding, loose
-from mpo.pipeline.analysis import NOTHING
-from mpo.pipeline.planning import Start, nearly, start
-from mpo.pipeline.problem import Problem
+from mpo.optimizer.planning.planner import Infeasible
+from mpo.pipeline.plan.aims import ROUNDS, better, closer, corrected, holding, loose
+from mpo.pipeline.plan.planning import Start, nearly, start
+from mpo.pipeline.plan.problem import Problem
+from mpo.pipeline.run.analysis import NOTHING
 from mpo.records import (
     Anchor,
     Block,

@@ -16,8 +16,8 @@ from mpo.exporters.converted import distance, file_bytes, floats, run
 from mpo.exporters.metadata import read_stamp, stamp
 from mpo.exporters.onnx import export_onnx
 from mpo.files import sha256
-from mpo.optimizer.batches import Batch
-from mpo.pipeline.precision import Floor, convert, convertible, feeds_of, refusal
+from mpo.optimizer.data.batches import Batch
+from mpo.pipeline.run.precision import Floor, convert, convertible, feeds_of, refusal
 from mpo.records import Precision, Runtime
 from tests.exporters import pocket
 

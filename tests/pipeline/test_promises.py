@@ -17,13 +17,13 @@ from mpo.cli import cli
 from mpo.errors import UsageError
 from mpo.exporters.onnx import export_onnx
 from mpo.exporters.parity import check_parity
-from mpo.optimizer.batches import Batch, primary
-from mpo.optimizer.quality import check_model, detach, evaluate, predictor
-from mpo.optimizer.splits import Split
-from mpo.optimizer.subject import Subject
-from mpo.optimizer.tasks import is_classification
-from mpo.pipeline.context import Context, subject_of
-from mpo.pipeline.places import places_of
+from mpo.optimizer.data.batches import Batch, primary
+from mpo.optimizer.data.quality import check_model, detach, evaluate, predictor
+from mpo.optimizer.data.splits import Split
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.data.tasks import is_classification
+from mpo.pipeline.run.context import Context, subject_of
+from mpo.pipeline.run.places import places_of
 from mpo.profiles.local import LocalTarget
 from mpo.recipe import make_recipe, to_toml
 from mpo.store import open_run

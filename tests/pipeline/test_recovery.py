@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpo.pipeline.recovery import told_anew
+from mpo.pipeline.optimize.recovery import told_anew
 from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Reason
 
 POINTS = (

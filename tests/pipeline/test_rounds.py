@@ -10,16 +10,16 @@ from typing import Any, Literal
 import pytest
 
 from mpo.errors import InfeasibleError
-from mpo.optimizer.costs import count_params
-from mpo.optimizer.wording import shown
-from mpo.pipeline import planning
-from mpo.pipeline.aims import ROUNDS
-from mpo.pipeline.analysis import analyze
-from mpo.pipeline.context import Context, subject_of
-from mpo.pipeline.measuring import Measured, measure_model
-from mpo.pipeline.places import places_of
-from mpo.pipeline.planning import pose, settle
-from mpo.pipeline.problem import Problem
+from mpo.optimizer.blocks.costs import count_params
+from mpo.optimizer.planning.wording import shown
+from mpo.pipeline.plan import planning
+from mpo.pipeline.plan.aims import ROUNDS
+from mpo.pipeline.plan.planning import pose, settle
+from mpo.pipeline.plan.problem import Problem
+from mpo.pipeline.run.analysis import analyze
+from mpo.pipeline.run.context import Context, subject_of
+from mpo.pipeline.run.measuring import Measured, measure_model
+from mpo.pipeline.run.places import places_of
 from mpo.profiles.local import LocalTarget
 from mpo.recipe import make_recipe, to_toml
 from mpo.records import CostTable, Line, PlanCandidate

@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import pytest
 
-from mpo.optimizer.costs import count_macs, count_params
-from mpo.pipeline.analysis import analyze
-from mpo.pipeline.budgets import key_of
-from mpo.pipeline.context import Context, subject_of
-from mpo.pipeline.measuring import Measured, measure_model
-from mpo.pipeline.places import places_of
-from mpo.pipeline.table import cost_tables, refitted
+from mpo.optimizer.blocks.costs import count_macs, count_params
+from mpo.pipeline.plan.table import cost_tables, refitted
+from mpo.pipeline.run.analysis import analyze
+from mpo.pipeline.run.budgets import key_of
+from mpo.pipeline.run.context import Context, subject_of
+from mpo.pipeline.run.measuring import Measured, measure_model
+from mpo.pipeline.run.places import places_of
 from mpo.profiles.local import LocalTarget
 from mpo.recipe import make_recipe, to_toml
 from mpo.records import Analysis, CostTable, Metric, PlanCandidate

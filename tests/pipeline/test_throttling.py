@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mpo.pipeline.bench import bench
-from mpo.pipeline.naming import Asked
-from mpo.pipeline.phases import Effort
+from mpo.pipeline.bench.benching import bench
+from mpo.pipeline.bench.naming import Asked
+from mpo.pipeline.bench.phases import Effort
 from mpo.profiles.jobs import Job
 from mpo.records import Bench
 from mpo.render.bench import markdown, terminal
@@ -46,7 +46,7 @@ def benched(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             return {"p10_ms": p10, **({"telemetry": [told]} if told else {})}
 
         target = tiny.Scripted(answer)
-        monkeypatch.setattr("mpo.pipeline.bench.opened", lambda names: _Opened(target))
+        monkeypatch.setattr("mpo.pipeline.bench.benching.opened", lambda names: _Opened(target))
         asked = Asked(
             model=new, baseline=old, targets=("local",), rules=parse_rules("latency>3%"),
             effort=Effort(seconds=0.05, processes=3, pairs=8), threads=1, batch=4,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-import mpo.optimizer.recover
-from mpo.optimizer.recover import Schedule
-from mpo.pipeline.context import Context
-from mpo.pipeline.training import tried
+import mpo.optimizer.training.recover
+from mpo.optimizer.training.recover import Schedule
+from mpo.pipeline.optimize.training import tried
+from mpo.pipeline.run.context import Context
 from mpo.records import PlanCandidate, Recovery
 from tests.pipeline.carrying import context_in, original_of
 
@@ -74,7 +74,7 @@ def test_random_inputs_say_nothing_of_what_the_model_will_see(tmp_path: Path) ->
 def test_a_run_killed_within_training_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mpo.optimizer.recover, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(mpo.optimizer.training.recover, "KEEP_SECONDS", 0.0)
     with context_in(tmp_path / "whole") as context:
         whole, story, updates = attempt(context)
     with context_in(tmp_path / "run") as context, pytest.raises(KeyboardInterrupt):

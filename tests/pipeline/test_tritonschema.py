@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from mpo.pipeline.bundleviews import LARGEST_BATCH, TRITON, triton_config
+from mpo.pipeline.bundle.views import LARGEST_BATCH, TRITON, triton_config
 from mpo.records import BundleTensor
 from tests.bundle.small import manifest, parts
 

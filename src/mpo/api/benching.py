@@ -8,9 +8,9 @@ from pathlib import Path
 from mpo.api.quiet import silent
 from mpo.errors import UsageError
 from mpo.gate import LOOKS
-from mpo.pipeline.bench import bench as measure
-from mpo.pipeline.naming import Asked
-from mpo.pipeline.phases import Effort, Progress
+from mpo.pipeline.bench.benching import bench as measure
+from mpo.pipeline.bench.naming import Asked
+from mpo.pipeline.bench.phases import Effort, Progress
 from mpo.records import Bench
 from mpo.rules import parse_rules
 

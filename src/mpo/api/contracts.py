@@ -8,13 +8,13 @@ from typing import Any
 
 from mpo.api.quiet import silent
 from mpo.api.runs import optimize
-from mpo.optimizer.subject import Subject
-from mpo.pipeline.claims import make_terms
-from mpo.pipeline.context import Progress
-from mpo.pipeline.contract import make_contract
-from mpo.pipeline.contractscene import Asked
-from mpo.pipeline.deciders import Named
-from mpo.pipeline.steady import steady_torch
+from mpo.optimizer.data.subject import Subject
+from mpo.pipeline.contract.claims import make_terms
+from mpo.pipeline.contract.comparing import make_contract
+from mpo.pipeline.contract.deciders import Named
+from mpo.pipeline.contract.scene import Asked
+from mpo.pipeline.run.context import Progress
+from mpo.pipeline.run.steady import steady_torch
 from mpo.recipe import DECOMPOSED
 from mpo.records import Contract, Report
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from mpo.api.quiet import silent
 from mpo.folders import slug
-from mpo.optimizer.subject import Subject
-from mpo.pipeline.context import Progress
-from mpo.pipeline.exporting import ExportAsked
-from mpo.pipeline.exporting import export as make_export
-from mpo.pipeline.rebuilt import is_run
+from mpo.optimizer.data.subject import Subject
+from mpo.pipeline.export.exporting import ExportAsked
+from mpo.pipeline.export.exporting import export as make_export
+from mpo.pipeline.run.context import Progress
+from mpo.pipeline.run.rebuilt import is_run
 from mpo.records import Export, Precision
 
 

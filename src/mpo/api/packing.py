@@ -14,12 +14,12 @@ from mpo.bundle.signing import sign as sign_bundle_file
 from mpo.bundle.whole import Verified, verify
 from mpo.bundle.writer import Part, write_bundle
 from mpo.errors import UsageError
-from mpo.optimizer.subject import Subject
-from mpo.pipeline.bundlecheck import check_on, with_checks
-from mpo.pipeline.bundlefacts import Wishes, provenance
-from mpo.pipeline.bundlerun import FinishedRun, finished_run
-from mpo.pipeline.bundling import gathered, manifest_of
-from mpo.pipeline.context import Progress, subject_of
+from mpo.optimizer.data.subject import Subject
+from mpo.pipeline.bundle.bundling import gathered, manifest_of
+from mpo.pipeline.bundle.check import check_on, with_checks
+from mpo.pipeline.bundle.facts import Wishes, provenance
+from mpo.pipeline.bundle.runs import FinishedRun, finished_run
+from mpo.pipeline.run.context import Progress, subject_of
 from mpo.records import Bundle
 from mpo.render.card import card
 from mpo.render.html import html
@@ -51,7 +51,7 @@ def package(
         seconds: of sampling a process there.
         overwrite: replace a bundle that is there.
         progress: called with (what, done, total).
-        wishes: as `mpo.pipeline.bundlefacts.Wishes` has them: name, version, license, ...
+        wishes: as `mpo.pipeline.bundle.facts.Wishes` has them: name, version, license, ...
 
     Raises:
         UsageError: no finished run, or a place that cannot be written.

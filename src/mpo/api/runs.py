@@ -15,19 +15,19 @@ from torch import nn
 from mpo.api.quiet import silent
 from mpo.errors import InfeasibleError, UsageError
 from mpo.folders import slug
-from mpo.optimizer.distributed import ALONE, Crew
-from mpo.optimizer.subject import Subject
-from mpo.pipeline.analysis import measure_analysis
-from mpo.pipeline.context import Context, Progress, asked_for, subject_of
-from mpo.pipeline.dryrun import dry_run, read_original
-from mpo.pipeline.guard import check_terms
-from mpo.pipeline.helping import with_precisions
-from mpo.pipeline.places import places_of
-from mpo.pipeline.rebuilt import is_run, rebuild
-from mpo.pipeline.remembering import Remembering
-from mpo.pipeline.room import require_room
-from mpo.pipeline.steady import steady_torch
-from mpo.pipeline.story import prepare, tell
+from mpo.optimizer.data.subject import Subject
+from mpo.optimizer.ground.distributed import ALONE, Crew
+from mpo.pipeline.contract.guard import check_terms
+from mpo.pipeline.optimize.story import prepare, tell
+from mpo.pipeline.plan.dryrun import dry_run, read_original
+from mpo.pipeline.plan.helping import with_precisions
+from mpo.pipeline.run.analysis import measure_analysis
+from mpo.pipeline.run.context import Context, Progress, asked_for, subject_of
+from mpo.pipeline.run.places import places_of
+from mpo.pipeline.run.rebuilt import is_run, rebuild
+from mpo.pipeline.run.remembering import Remembering
+from mpo.pipeline.run.room import require_room
+from mpo.pipeline.run.steady import steady_torch
 from mpo.profiles.targets import opened
 from mpo.recipe import Recipe, make_recipe, recipe_of_run, to_toml
 from mpo.records import Analysis, Plan, Report

@@ -138,7 +138,7 @@ def _measure(model: Path, options: dict[str, Any], *, quiet: bool) -> Bench:
 
 def _write(record: Bench, json_file: Path | None, options: dict[str, Any]) -> None:
     """Every file that was asked for, and what a GitHub job takes."""
-    from mpo.pipeline.history import append, entry_of
+    from mpo.pipeline.bench.history import append, entry_of
     from mpo.render.bench import markdown
     from mpo.render.bmf import bencher, smaller_is_better
     from mpo.render.ci import outputs, summary, workflow_commands

@@ -13,7 +13,7 @@ from mpo.cli.running import run
 from mpo.cli.showing import console
 
 if TYPE_CHECKING:
-    from mpo.pipeline.claims import Terms
+    from mpo.pipeline.contract.claims import Terms
     from mpo.records import Contract
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -103,9 +103,9 @@ def contract(
     """
 
     def work() -> int:
-        from mpo.pipeline.contract import make_contract
-        from mpo.pipeline.contractscene import Asked
-        from mpo.pipeline.steady import steady_torch
+        from mpo.pipeline.contract.comparing import make_contract
+        from mpo.pipeline.contract.scene import Asked
+        from mpo.pipeline.run.steady import steady_torch
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.contract import terminal
         from mpo.units import parse_share
@@ -146,7 +146,7 @@ def write_page(record: Contract, path: Path) -> None:
 def terms_of(options: dict[str, Any]) -> Terms:
     """The terms that these options come to."""
     from mpo.errors import UsageError
-    from mpo.pipeline.claims import make_terms
+    from mpo.pipeline.contract.claims import make_terms
     from mpo.units import parse_share
 
     if options["tau"] is not None and options["mass"] is not None:

@@ -22,7 +22,7 @@ def doctor(as_json: bool, verbose: bool) -> NoReturn:
 
     def work() -> int:
         try:
-            from mpo.pipeline.doctor import examine
+            from mpo.pipeline.doctor.examining import examine
             from mpo.render.doctor import doctor as page
         except ImportError as error:
             raise MpoError(

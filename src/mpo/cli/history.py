@@ -25,7 +25,7 @@ def history(
 
     def work() -> int:
         from mpo.files import writable, write_atomic
-        from mpo.pipeline.history import as_text, read, series_of
+        from mpo.pipeline.bench.history import as_text, read, series_of
         from mpo.render.history import svg, terminal
 
         found = tuple(series_of(read(file), metrics))

@@ -98,7 +98,7 @@ def optimize(
 
     def work() -> int:
         from mpo.api.runs import run_recipe
-        from mpo.pipeline.crew import follow, joined
+        from mpo.pipeline.optimize.crew import follow, joined
         from mpo.progress import Bars, prints_to_stderr
 
         recipe = recipe_of(subject, options)

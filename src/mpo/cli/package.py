@@ -82,7 +82,7 @@ def package(
 
     def work() -> int:
         from mpo.api.packing import package as pack
-        from mpo.pipeline.bundleviews import check_folders, write_view
+        from mpo.pipeline.bundle.views import check_folders, write_view
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.card import bundle_table
 

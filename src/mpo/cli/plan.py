@@ -38,7 +38,7 @@ def plan(
 
     def work() -> int:
         from mpo.api.runs import plan_recipe, plan_run
-        from mpo.pipeline.rebuilt import is_run
+        from mpo.pipeline.run.rebuilt import is_run
         from mpo.progress import Bars, prints_to_stderr
         from mpo.render.plan import plan_table
 

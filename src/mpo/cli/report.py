@@ -21,7 +21,7 @@ def report(folder: Path, html: Path | None, as_json: bool, verbose: bool) -> NoR
 
     def work() -> int:
         from mpo.files import writable, write_atomic
-        from mpo.pipeline.rebuilt import read_report
+        from mpo.pipeline.run.rebuilt import read_report
         from mpo.render.html import html as page
 
         record = read_report(folder)

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mpo.pipeline.history import Change, Series
+from mpo.pipeline.bench.history import Change, Series
 from mpo.render.bench import value_text
 from mpo.render.names import clean, shorten
 from mpo.render.svg import Scale, chart, join, label, line, linear, rect, tag, ticks

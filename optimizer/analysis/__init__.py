@@ -1,0 +1,1 @@
+"""How alike blocks are and what their removal does."""

@@ -1,0 +1,1 @@
+"""Which blocks a model has, which can go, and taking them out."""

@@ -1,0 +1,1 @@
+"""Batches, splits, subjects, and how good a model is on them."""

@@ -1,0 +1,1 @@
+"""Copies, randomness, several processes, too little memory, the code of users."""

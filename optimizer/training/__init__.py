@@ -1,0 +1,1 @@
+"""Recovering quality by training."""

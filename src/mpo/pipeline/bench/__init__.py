@@ -1,0 +1,1 @@
+"""The story of `mpo bench`: measure, compare, judge."""

@@ -1,0 +1,1 @@
+"""The story of `mpo contract`: do two models decide alike along the boundary?"""

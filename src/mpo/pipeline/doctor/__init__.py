@@ -1,0 +1,1 @@
+"""The story of `mpo doctor`: what is installed, and what really works."""

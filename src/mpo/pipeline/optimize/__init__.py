@@ -1,0 +1,1 @@
+"""The story of `mpo optimize`: plan, recovery, guard, proof."""
