@@ -145,7 +145,7 @@ class Bench:
     """One example with one seed: everything but the variant is the same."""
 
     def __init__(self, name: str, seed: int) -> None:
-        self.size, self.seed = SIZES[name], seed
+        self.name, self.size, self.seed = name, SIZES[name], seed
         self.subject = subject_of(name, self.size, seed)
         self.kind: Any = "values" if name == "sentiment" else "logits"
         self.original = self.subject.build()
@@ -343,7 +343,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run all variants, print a line each, write the JSON after each."""
+    """Run all variants, print a line each, write the JSON after each seed; a seed that an earlier
+    call of the same size has left there is not run again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--example", default="fashion,sentiment")
     parser.add_argument("--seeds", type=int, default=3)
@@ -359,23 +360,36 @@ def main() -> None:
     }
     if asked.removed:
         given["removed"] = tuple(asked.removed.split(","))
+    kept = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
     result: dict[str, Any] = {}
     for name in asked.example.split(","):
         SIZES[name] = replace(SIZES[name], **given)
-        result[name] = {"size": vars(SIZES[name]), "rows": [], "untrained": []}
+        known = kept.get(name, {})
+        same = known.get("size") == json.loads(json.dumps(vars(SIZES[name])))
+        fresh = {"size": vars(SIZES[name]), "rows": [], "untrained": []}
+        result[name] = known if same else fresh
     for seed in range(asked.seeds):
         for name, held in result.items():
-            bench = Bench(name, seed)
-            held["original"] = bench.quality(bench.original, "test").value
-            held["untrained"].append({"seed": seed, **bench.untrained()})
-            print(name, seed, held["original"], held["untrained"][-1], flush=True)
-            for variant in asked.variants.split(","):
-                row = {"seed": seed, "variant": variant, **bench.train(VARIANTS[variant])}
-                held["rows"].append(row)
+            done = {row["variant"] for row in held["rows"] if row["seed"] == seed}
+            wanted = [one for one in asked.variants.split(",") if one not in done]
+            if wanted:
+                one_seed(Bench(name, seed), held, wanted)
                 held["summary"] = summary(held["rows"])
                 asked.out.write_text(json.dumps(result, indent=1) + "\n")
-                told = (row["start"], row["test"], row.get("test_averaged"), row["weight"])
-                print(name, seed, variant, *told, round(row["seconds"]), flush=True)
+
+
+def one_seed(bench: Bench, held: dict[str, Any], wanted: Sequence[str]) -> None:
+    """The rows of one seed."""
+    seed = bench.seed
+    held["original"] = bench.quality(bench.original, "test").value
+    if all(one["seed"] != seed for one in held["untrained"]):
+        held["untrained"].append({"seed": seed, **bench.untrained()})
+    print(bench.name, seed, held["original"], held["untrained"][-1], flush=True)
+    for variant in wanted:
+        row = {"seed": seed, "variant": variant, **bench.train(VARIANTS[variant])}
+        held["rows"].append(row)
+        told = (row["start"], row["test"], row.get("test_averaged"), row["weight"])
+        print(bench.name, seed, variant, *told, round(row["seconds"]), flush=True)
 
 
 if __name__ == "__main__":
