@@ -230,6 +230,33 @@ def test_a_killed_run_does_not_train_a_finished_round_again(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_run_killed_in_a_short_training_repeats_neither_the_race_of_rates_nor_the_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raced, trained = list[str](), list[str]()
+    race, real = training.first_rate, training.tried
+
+    def first_rate(*words: Any) -> Any:
+        raced.append("race")
+        return race(*words)
+
+    def tried(context: Any, candidate: Any, *rest: Any) -> Any:
+        trained.append(",".join(candidate.removed))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real(context, candidate, *rest)
+
+    monkeypatch.setattr("mpo.pipeline.optimize.opening.first_rate", first_rate)
+    monkeypatch.setattr("mpo.pipeline.optimize.opening.tried", tried)
+    plan = plan_of(("1.2",), ("1.4",))
+    with context_in(tmp_path / "run") as context, pytest.raises(KeyboardInterrupt):
+        carried(context, plan)
+    with context_in(tmp_path / "run") as context:
+        carried(context, plan)
+    assert raced == ["race"]
+    assert trained == ["1.2", "1.4", "1.4"]
+
+
 class Counted:
     """A split that counts how often it is read to its end."""
 

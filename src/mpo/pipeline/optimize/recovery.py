@@ -10,10 +10,9 @@ from typing import Any
 from torch import nn
 
 from mpo.optimizer.files.artifact import load_pruned, save_model
-from mpo.optimizer.training.recover import Schedule
 from mpo.pipeline.optimize.finished import Finished
+from mpo.pipeline.optimize.opening import begun
 from mpo.pipeline.optimize.rounds import REJECTED, carried_out, interim
-from mpo.pipeline.optimize.training import first_rate, tried
 from mpo.pipeline.optimize.workshop import workshop_of
 from mpo.pipeline.plan.aims import harm_of
 from mpo.pipeline.plan.planning import LIMIT
@@ -21,9 +20,8 @@ from mpo.pipeline.run.acceptance import provable, rank
 from mpo.pipeline.run.context import Context
 from mpo.pipeline.run.measuring import Measured
 from mpo.pipeline.run.saved import read, save
-from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Record, Recovery
+from mpo.records import Front, FrontPoint, Plan, PlanCandidate, Quality, Recovery
 
-SHORT_STEPS = 60  # of each plan in the first round of successive halving
 WEIGHTS = "model.safetensors"
 LAST = "accepted"  # names the files of the last accepted model on the way to a rejected plan
 
@@ -94,37 +92,6 @@ def train_plans(context: Context, plan: Plan, original: Quality) -> Chosen:
     )
 
 
-class Opening(Record):
-    """What full training starts from: the learning rate, None where nothing is trained, and the
-    plans, the best first; `cut` is what the time limit kept from being done."""
-
-    rate: float | None
-    ranked: tuple[PlanCandidate, ...]
-    cut: tuple[str, ...] = ()
-
-
-def begun(context: Context, candidates: Sequence[PlanCandidate], original: Quality) -> Opening:
-    """The race of rates and the short trainings, made once and kept while the stage is made."""
-
-    def make(folder: Path) -> None:
-        save(opening(context, candidates, original), folder / "opening.json")
-
-    folder = context.folder.part("opening", None, make)
-    return read(Opening, folder / "opening.json")
-
-
-def opening(context: Context, candidates: Sequence[PlanCandidate], original: Quality) -> Opening:
-    """The learning rate and the plans in the order of full training; once the time is over, in
-    that of their harm."""
-    if context.recipe.passes and context.deadline.over():
-        return Opening(rate=None, ranked=tuple(candidates), cut=("nothing was trained",))
-    rate = first_rate(context, candidates) if context.recipe.passes else None
-    ranked = tuple(shortlist(context, candidates, original, rate))
-    late = rate is not None and context.deadline.over()
-    cut = ("short trainings were cut",) if late else ()
-    return Opening(rate=rate, ranked=ranked, cut=cut)
-
-
 def enough(done: Finished) -> bool:
     """Whether no further plan need be trained after this one."""
     found = done.candidate.acceptance
@@ -184,19 +151,6 @@ def told_anew(plan: Plan, chosen: PlanCandidate) -> dict[str, Any]:
     )
     fronts = tuple(moved(front) for front in plan.fronts)
     return {"reasons": (), "fronts": fronts, "notes": (*plan.notes, note)}
-
-
-def shortlist(
-    context: Context, candidates: Sequence[PlanCandidate], original: Quality, rate: float | None
-) -> list[PlanCandidate]:
-    """The plans by their quality after a short training, the best first."""
-    if len(candidates) == 1 or context.recipe.passes == 0:
-        return list(candidates)
-    stop = context.deadline.over if context.deadline.seconds is not None else None
-    short = Schedule(rate, 1, context.recipe.seed, SHORT_STEPS, stop=stop)
-    found = [tried(context, candidate, original, short)[1] for candidate in candidates]
-    sign = -1.0 if original.lower_is_better else 1.0
-    return sorted(found, key=lambda one: -sign * (one.recovered_quality or 0.0))
 
 
 def same(one: PlanCandidate, other: PlanCandidate) -> bool:
