@@ -31,7 +31,10 @@ class Rate(Record):
 
 
 def begun(context: Context, candidates: Sequence[PlanCandidate], original: Quality) -> Opening:
-    """The race of rates and the short trainings, made once and kept while the stage is made."""
+    """The race of rates and the short trainings, made once and kept while the stage is made; once
+    the time is over, no rate and the plans in the order of their harm."""
+    if context.recipe.passes and context.deadline.over():  # not kept: a resumed run has time again
+        return Opening(rate=None, ranked=tuple(candidates), cut=("nothing was trained",))
 
     def make(folder: Path) -> None:
         save(opening(context, candidates, original), folder / "opening.json")
@@ -41,10 +44,7 @@ def begun(context: Context, candidates: Sequence[PlanCandidate], original: Quali
 
 
 def opening(context: Context, candidates: Sequence[PlanCandidate], original: Quality) -> Opening:
-    """The learning rate and the plans in the order of full training; once the time is over, in
-    that of their harm."""
-    if context.recipe.passes and context.deadline.over():
-        return Opening(rate=None, ranked=tuple(candidates), cut=("nothing was trained",))
+    """The learning rate and the plans in the order of full training."""
     rate = raced(context, candidates) if context.recipe.passes else None
     ranked = tuple(shortlist(context, candidates, original, rate))
     late = rate is not None and context.deadline.over()
