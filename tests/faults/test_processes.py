@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -202,6 +205,25 @@ def test_scratch_of_a_living_command_is_left_alone(
             assert second != first
             assert Path(tempfile.mkdtemp()).parent == second
         assert not second.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_scratch_that_another_command_sweeps_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock, swept = fcntl.flock, []
+
+    def late(file: IO[str], how: int) -> None:
+        if not swept:
+            swept.append(file.name)
+            shutil.rmtree(Path(file.name).parent)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with scratch() as folder:
+        assert folder.is_dir()
+        assert str(folder) not in swept[0]
     assert not list(tmp_path.iterdir())
 
 
