@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from mpo.files import sha256, write_atomic
 from mpo.runfolder import RunFolder
 from mpo.stages import DamageWarning
 from mpo.store import open_run, started_in
+from tests.faults import disks
 
 
 @pytest.fixture
@@ -94,6 +96,44 @@ def test_overwrite_deletes_only_what_mpo_writes(tmp_path: Path) -> None:
         new.settle()
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_the_same_command_goes_on_with_a_first_run_that_says_overwrite(tmp_path: Path) -> None:
+    seen: list[str] = []
+    for _ in range(3):  # killed twice: never settled
+        with open_run(tmp_path / "run", "a = 1", overwrite=True) as run:
+            run.stage("one", {}, writes("text", seen))
+    assert seen == ["text"]
+    with open_run(tmp_path / "run", "a = 1", overwrite=True) as run:
+        run.settle()
+    with open_run(tmp_path / "run", "a = 1", overwrite=True) as run:  # settled: now it is older
+        run.stage("one", {}, writes("new", seen))
+    assert seen == ["text", "new"]
+
+
+def test_overwrite_starts_afresh_over_an_unfinished_run_that_did_not_ask_for_it(
+    tmp_path: Path,
+) -> None:
+    seen: list[str] = []
+    for overwrite in (True, False, True):
+        with open_run(tmp_path / "run", "a = 1", overwrite=overwrite) as run:
+            run.stage("one", {}, writes("text", seen))
+    assert seen == ["text", "text"]
+
+
+def test_a_run_killed_while_it_takes_the_older_ones_place_is_not_made_again(
+    tmp_path: Path,
+) -> None:
+    seen: list[str] = []
+    open_run(tmp_path / "run", "a = 1").close()
+    for settles in (True, False):
+        with open_run(tmp_path / "run", "a = 2", overwrite=True) as run:
+            run.stage("one", {}, writes("text", seen))
+            if settles:  # decided, and then killed at once
+                with disks.on(disks.Stopping(5)), contextlib.suppress(disks.Stopped):
+                    run.settle()
+                assert (tmp_path / "run" / ".new" / ".ready").is_file()
+    assert seen == ["text"]
 
 
 def test_a_folder_of_a_writer_killed_at_once_can_be_used(tmp_path: Path) -> None:

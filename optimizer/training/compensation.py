@@ -2,9 +2,9 @@
 that are there already.
 
 *Folding.* Where a run of blocks went, the pruned model hands on h in the place of the original's
-h_o. The last affine layer of the block before the cut puts out F; per channel the correction
-d F + c that comes nearest to h_o - h (least squares) is folded into that layer: weights times
-1 + d, XX
+h_o. The last affine layer of the block before the cut puts out F; the correction D F + c that
+comes nearest to h_o - h (least squares) is folded into that layer: weights W + D W, bias
+b + D b + c. D is a full map of the channels where the layer can take one, else diagonal.
 
 *BatchNorm.* Running statistics are taken anew, as plain averages over the calibration inputs.
 

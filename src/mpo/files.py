@@ -124,7 +124,11 @@ def make_folder(path: Path) -> None:
     if not path.is_dir():
         if path.parent != path:
             make_folder(path.parent)
-        disk.mkdir(path)
+        try:
+            disk.mkdir(path)
+        except FileExistsError:  # another run made it just now
+            if not path.is_dir():
+                raise
 
 
 def remove(path: Path) -> None:

@@ -35,7 +35,8 @@ RESULTS = (
 )
 FORMATS = "model.*"  # the result in whatever format a plugin makes
 
-OWN = (*RESULTS, RECIPE, JOURNAL, STAGES, MARKER)
+BEGUN = ".overwriting"  # the run here was begun by --overwrite, and has not come to its end
+OWN = (*RESULTS, RECIPE, JOURNAL, STAGES, MARKER, BEGUN)
 NEW = ".new"  # inside the folder of the older run
 READY = ".ready"  # inside NEW: what goes and what comes
 
@@ -49,13 +50,13 @@ def swap(new: Path, home: Path) -> None:
     finish_swap(home)
 
 
-def finish_swap(home: Path) -> None:
-    """Go on with a change that was decided; nothing to do when there is none."""
+def finish_swap(home: Path) -> bool:
+    """Go on with a change that was decided; False, and nothing to do, when there is none."""
     new = home / NEW
     try:
         listed = json.loads((new / READY).read_text())
     except (OSError, ValueError):
-        return
+        return False
     for name in listed["goes"]:
         remove(home / name)
     for name in listed["comes"]:
@@ -64,3 +65,4 @@ def finish_swap(home: Path) -> None:
             files.disk.rename(new / name, home / name)
     files.disk.sync(home)
     remove(new)
+    return True

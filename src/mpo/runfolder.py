@@ -15,7 +15,7 @@ from typing import IO, Any
 from mpo import files
 from mpo.errors import MpoError
 from mpo.files import full, out_of_space, place_of, remove, writable, write_atomic
-from mpo.replacing import FORMATS, JOURNAL, RESULTS, STAGES, swap
+from mpo.replacing import BEGUN, FORMATS, JOURNAL, RESULTS, STAGES, swap
 from mpo.stages import DamageWarning, Manifest, discard, look, make, read_manifest, set_aside
 
 
@@ -162,6 +162,8 @@ class RunFolder:
             MpoError: a stage of it is no longer whole; the older run stays.
         """
         if self._replaces is None:
+            with writable(self.path):
+                remove(self.path / BEGUN)
             return
         for folder in sorted((self.path / STAGES).glob("[!.]*")):
             if look(folder)[0] != "whole":

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 PREFIX = "mpo-scratch-"
 LOCK = ".lock"
@@ -23,15 +24,12 @@ def scratch() -> Iterator[Path]:
     base = Path(tempfile.gettempdir())
     try:
         _sweep(base)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        lock = (folder / LOCK).open("w")
+        folder, lock = _made(base)
     except OSError:
         yield base
         return
     before = tempfile.tempdir, os.environ.get("TMPDIR")
     with lock:
-        with contextlib.suppress(OSError):  # a file system without locks: then it is never swept
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
         try:
             yield folder
@@ -42,6 +40,25 @@ def scratch() -> Iterator[Path]:
             else:
                 os.environ["TMPDIR"] = before[1]
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(base: Path) -> tuple[Path, IO[str]]:
+    """A folder and its lock. One that another command, which starts at the same moment, swept away
+    before it was locked is made again."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        with contextlib.suppress(FileNotFoundError):
+            lock = (folder / LOCK).open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:  # it is being swept
+                held = False
+            except OSError:  # a file system without locks: there nothing is ever swept
+                held = True
+            if held and (folder / LOCK).exists():
+                return folder, lock
+            lock.close()
 
 
 def _sweep(base: Path) -> None:

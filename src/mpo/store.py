@@ -12,7 +12,7 @@ from mpo import files
 from mpo.errors import UsageError
 from mpo.files import make_folder, remove, writable, write_atomic
 from mpo.locks import LOCK, locked
-from mpo.replacing import MARKER, NEW, READY, RECIPE, STAGES, finish_swap
+from mpo.replacing import BEGUN, MARKER, NEW, READY, RECIPE, STAGES, finish_swap
 from mpo.runfolder import RunFolder
 
 PROBE = ".mpo-probe"  # made and deleted, to see whether a place can be written
@@ -87,9 +87,10 @@ def _require_ours(path: Path, recipe: str, *, overwrite: bool) -> None:
 
 def _opened(path: Path, recipe: str, lock: IO[str], *, overwrite: bool) -> RunFolder:
     """The folder to write into, tidied of what a killed writer left."""
-    finish_swap(path)
+    goes_on = finish_swap(path) or (path / BEGUN).is_file()
+    goes_on = goes_on and _recipe_of(path) == recipe
     new = path / NEW
-    replaces = overwrite and (path / RECIPE).is_file()
+    replaces = overwrite and (path / RECIPE).is_file() and not goes_on
     if new.is_dir() and not (replaces and _recipe_of(new) == recipe):
         remove(new)
     home = new if replaces else path
@@ -98,7 +99,18 @@ def _opened(path: Path, recipe: str, lock: IO[str], *, overwrite: bool) -> RunFo
         remove(left)
     write_atomic(home / MARKER, json.dumps({"started_in": os.path.relpath(Path.cwd(), path)}))
     write_atomic(home / RECIPE, recipe)
+    if not replaces:
+        _mark_begun(path, overwrite=overwrite)
     return RunFolder(home, lock, path if replaces else None)
+
+
+def _mark_begun(path: Path, *, overwrite: bool) -> None:
+    """Know the run here again by the same command: with --overwrite it goes on, too, until it has
+    come to its end."""
+    if overwrite:
+        write_atomic(path / BEGUN, "")
+    else:
+        remove(path / BEGUN)
 
 
 def _recipe_of(folder: Path) -> str | None:

@@ -143,6 +143,20 @@ def test_a_stage_of_a_later_version_is_ignored_and_kept(tmp_path: Path) -> None:
     assert (stages / "first" / "stage.json").read_text() != later
 
 
+class Raced(disks.Counting):
+    """Another process makes every folder a moment earlier."""
+
+    def mkdir(self, path: Path) -> None:
+        path.mkdir()
+        super().mkdir(path)
+
+
+@pytest.mark.case(17)
+def test_two_first_runs_may_make_their_common_folder_at_the_same_moment(tmp_path: Path) -> None:
+    with disks.on(Raced()):
+        open_run(tmp_path / "runs" / "one", "a = 1").close()
+
+
 @pytest.mark.case(17)
 def test_two_runs_on_one_folder_and_two_on_two(tmp_path: Path) -> None:
     owner = rf"Another mpo works in .*run: process {os.getpid()} since \d{{4}}"

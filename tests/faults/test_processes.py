@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -21,7 +24,7 @@ from mpo.store import open_run
 
 # A command as every one is run: in a run folder, in the middle of a stage, told what to do there.
 COMMAND = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 from mpo.cli.running import run
 from mpo.guardian import guarded
@@ -48,9 +51,23 @@ def wait():
     marker.write_text("here")
     time.sleep(600)
 
+def worker():
+    if not os.fork():
+        try:
+            Path("forked").write_text("here")
+            time.sleep(600)
+        finally:
+            os._exit(0)
+    while not Path("forked").exists():
+        time.sleep(0.02)
+    try:
+        wait()
+    finally:
+        time.sleep(1)
+
 def make(stage):
     (stage / "half").write_text("x")
-    {"wait": wait, "stubborn": stubborn, "child": child}[how]()
+    {"wait": wait, "stubborn": stubborn, "child": child, "worker": worker}[how]()
 
 def work():
     with open_run(folder, "a = 1") as opened:
@@ -78,7 +95,7 @@ def start(room: Path, how: str) -> subprocess.Popen[str]:
     child = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "my run", str(marker), how],
         cwd=room, env={**os.environ, "TMPDIR": str(room / "tmp")},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     soon(marker.is_file)
     return child
@@ -104,6 +121,16 @@ def is_clean(room: Path) -> None:
 def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(room: Path) -> None:
     child = start(room, "wait")
     child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert told.startswith("interrupted; what is finished is kept; go on with: mpo 'my run' ")
+    is_clean(room)
+
+
+@pytest.mark.case(9)
+def test_a_ctrl_c_that_reaches_forked_workers_too_is_one_ctrl_c(room: Path) -> None:
+    child = start(room, "worker")
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal sends it: to all at once
     _, told = child.communicate(timeout=60)
     assert child.returncode == 130
     assert told.startswith("interrupted; what is finished is kept; go on with: mpo 'my run' ")
@@ -178,6 +205,25 @@ def test_scratch_of_a_living_command_is_left_alone(
             assert second != first
             assert Path(tempfile.mkdtemp()).parent == second
         assert not second.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_scratch_that_another_command_sweeps_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock, swept = fcntl.flock, []
+
+    def late(file: IO[str], how: int) -> None:
+        if not swept:
+            swept.append(file.name)
+            shutil.rmtree(Path(file.name).parent)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with scratch() as folder:
+        assert folder.is_dir()
+        assert str(folder) not in swept[0]
     assert not list(tmp_path.iterdir())
 
 

@@ -21,6 +21,21 @@ class Terminated(BaseException):
     """SIGTERM came."""
 
 
+_speaking: set[int] = set()  # pipes that a signal is told to
+
+
+def _apart() -> None:
+    """What a forked child, as a data loader's worker, does first: a Ctrl-C reaches it too, and must
+    not be told to its parent as one more; SIGTERM ends it as it ends any process."""
+    if _speaking:
+        _speaking.clear()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_apart)
+
+
 @contextlib.contextmanager
 def stoppable(said: Callable[[], None]) -> Iterator[None]:
     """Inside the block, SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated.
@@ -38,10 +53,12 @@ def stoppable(said: Callable[[], None]) -> Iterator[None]:
         signal.SIGTERM: signal.signal(signal.SIGTERM, _terminate),
     }
     woken = signal.set_wakeup_fd(speaks, warn_on_full_buffer=False)
+    _speaking.add(speaks)
     threading.Thread(target=_listen, args=(hears, said), daemon=True).start()
     try:
         yield
     finally:
+        _speaking.discard(speaks)
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,8 +3,9 @@
 The plan says which blocks go in the end, and was measured to hold the budgets; a round takes as
 many of them as its share is, those first whose joint harm is least in the model as it is trained by
 now. A round that the guard rejects is undone: the next one starts from the last model that it let
-pass, with half as many blocks, or with other ones. After VAIN such rounds what is left goes at
-once, so that a model that holds the budgets is handed out whatever its quality.
+pass, with half as many blocks, or with other ones. VAIN such rounds are borne with; after one more
+what is left goes at once, so that a model that holds the budgets is handed out whatever its
+quality.
 
 In one round all blocks go, and there is nothing to undo.
 """
@@ -28,7 +29,7 @@ from mpo.pipeline.run.acceptance import ORDER, rank
 from mpo.pipeline.run.context import Context
 from mpo.records import PlanCandidate, Round
 
-VAIN = 2  # rounds of a plan that are undone before it is given up
+VAIN = 2  # rounds of a plan that may be undone; one more, and it is given up
 REJECTED = ORDER.index("rejected")
 
 
