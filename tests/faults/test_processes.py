@@ -212,7 +212,8 @@ def test_scratch_that_another_command_sweeps_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    lock, swept = fcntl.flock, []
+    lock = fcntl.flock
+    swept: list[str] = []
 
     def late(file: IO[str], how: int) -> None:
         if not swept:
