@@ -14,10 +14,10 @@ models in turn.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,7 +32,9 @@ from mpo.optimizer.data.splits import Split
 from mpo.records import ModelFigures, Report
 from mpo.timing import Stopwatch
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
+from benchmarks.shared import ROOT, subject_of
+
 GRID = (0.99, 0.98, 0.97, 0.95, 0.92, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 RUNS = 2  # thresholds of the grid that are tried at most
 SIZES = {  # leading examples: train, validation, test
@@ -58,12 +60,7 @@ class Leading:
 
 def subject(name: str, train: int) -> mpo.Subject:
     """An example with leading parts of its splits."""
-    path = ROOT / "examples" / name / "subject.py"
-    spec = importlib.util.spec_from_file_location(f"subject_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = subject_of(name)
     data = module.data()
     parts = (data.train, data.validation, data.test)
     cut = [Leading(part, size) for part, size in zip(parts, (train, *SIZES[name][1:]), strict=True)]
