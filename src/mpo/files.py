@@ -114,11 +114,6 @@ def replacing(path: Path) -> Iterator[Path]:
             disk.unlink(temporary)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder last through a crash."""
-    disk.sync(folder)
-
-
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, where they are not there yet."""
     if not path.is_dir():

@@ -35,16 +35,24 @@ def graph() -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def every_stop(folder: Path, work: Callable[[Path], object], look: Callable[[Path], None]) -> None:
-    """`work` in a folder of its own ends before and after each of its operations; `look` sees what
-    there is then, and again when the work was done once more, which leaves what it always does."""
+def every_stop(
+    folder: Path,
+    work: Callable[[Path], object],
+    look: Callable[[Path], None],
+    before: Callable[[Path], object] = lambda place: None,
+) -> None:
+    """`work` in a folder of its own, made ready by `before`, ends before and after each of its
+    operations; `look` sees what there is then, and again when the work was done once more, which
+    leaves what it always does."""
     (folder / "whole").mkdir()
+    before(folder / "whole")
     work(folder / "whole")
     wanted = sorted(path.name for path in (folder / "whole").iterdir())
     for n in range(1, MOST):
         for when in ("before", "after"):
             place = folder / f"{n} {when}"
             place.mkdir()
+            before(place)
             try:
                 with disks.on(disks.Stopping(n, "before" if when == "before" else "after")):
                     work(place)
@@ -115,17 +123,7 @@ def test_a_bundle_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) ->
             bundle.verify()
             assert bundle.manifest.version in ("1.0.0", "2.0.0")
 
-    for n in range(1, MOST):
-        place = tmp_path / str(n)
-        place.mkdir()
-        small.write_small(place / "b.mpo")
-        try:
-            with disks.on(disks.Stopping(n)):
-                work(place)
-        except disks.Stopped:
-            look(place)
-        else:
-            return
+    every_stop(tmp_path, work, look, lambda place: small.write_small(place / "b.mpo"))
 
 
 def test_a_folder_of_exports_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -138,16 +136,7 @@ def test_a_folder_of_exports_appears_whole_or_not_at_all(tmp_path: Path) -> None
         if (place / "out").exists():
             assert {path.name for path in (place / "out").iterdir()} == {"mark", "model"}
 
-    for n in range(1, MOST):
-        place = tmp_path / str(n)
-        place.mkdir()
-        try:
-            with disks.on(disks.Stopping(n)):
-                work(place)
-        except disks.Stopped:
-            look(place)
-        else:
-            return
+    every_stop(tmp_path, work, look)
 
 
 def test_what_a_killed_writer_of_the_same_file_left_goes_with_the_next(tmp_path: Path) -> None:
