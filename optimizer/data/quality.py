@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpo.errors import UsageError
+from mpo.errors import MpoError, UsageError
 from mpo.optimizer.data.batches import Batch, forward, leaves, map_tensors, primary
 from mpo.optimizer.data.splits import Split
 from mpo.optimizer.data.subject import Subject
@@ -82,10 +82,10 @@ def require_finite(outputs: Tensor, where: str) -> None:
 
 
 def require_untouched(before: Sequence[Tensor], after: Sequence[Tensor], what: str) -> None:
-    """Raise UsageError when a model has written into its own inputs."""
+    """Raise MpoError when a model has written into its own inputs."""
     for number, (was, now) in enumerate(zip(before, after, strict=True), start=1):
         if was.shape != now.shape or not torch.equal(was, now):
-            raise UsageError(
+            raise MpoError(
                 f"{what} writes into its own input (tensor {number} of {len(before)}): the next "
                 "pass over the same data would see other data.",
                 hint="Copy first in forward(): x = x.clone(); or leave inplace=True out of the "
@@ -113,7 +113,8 @@ def check_model(model: nn.Module, batch: Batch) -> Any:
     """Run the model once and return its outputs.
 
     Raises:
-        UsageError: it raises, returns no tensor, gives NaN, or another answer the second time.
+        UsageError: it raises, returns no tensor, or gives NaN.
+        MpoError: as `check_predict` says.
     """
     return check_predict(predictor(model), batch)
 
@@ -125,8 +126,8 @@ def check_predict(predict: Predict, batch: Batch, what: str = "The model") -> An
         what: what errors call it.
 
     Raises:
-        UsageError: it raises, returns no tensor, gives NaN or another answer the second time, or
-            writes into its inputs.
+        UsageError: it raises, returns no tensor, or gives NaN.
+        MpoError: it gives another answer the second time, or writes into its inputs.
     """
     given = [leaf.clone() for leaf in leaves((batch.args, batch.kwargs))]
     outputs = guarded(what, lambda: predict(batch))
@@ -135,7 +136,7 @@ def check_predict(predict: Predict, batch: Batch, what: str = "The model") -> An
     again = primary(predict(batch))
     apart = float((again - primary(outputs)).abs().max()) if again.numel() else 0.0
     if apart > TWIN_TOLERANCE * float(again.abs().max()):
-        raise UsageError(
+        raise MpoError(
             f"{what} gives different outputs for the same input in eval mode (by {apart:.3g}).",
             hint="Switch off what is random in evaluation (dropout with training=True, noise), and "
             "let outputs depend on nothing but the input: no clock, no counter.",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import mpo
 from mpo.api.runs import analyze
-from mpo.errors import MpoError, UsageError
+from mpo.errors import MpoError
 from mpo.exporters.onnx import export_onnx
 from mpo.optimizer.analysis.cka import measure_similarity
 from mpo.optimizer.analysis.harm import HarmMeter
@@ -262,8 +262,9 @@ class InPlace(nn.Module):
 def test_a_model_whose_answer_or_input_changes_is_refused(
     make: Callable[[], nn.Module], said: str
 ) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(MpoError, match=said) as caught:
         check_model(nn.Sequential(make(), nn.Linear(WIDTH, 3)), batches()[0])
+    assert caught.value.exit_code == 1
     assert caught.value.hint
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mpo
 from mpo.cli import cli
-from mpo.errors import UsageError
+from mpo.errors import MpoError, UsageError
 from mpo.exporters.onnx import export_onnx
 from mpo.exporters.parity import check_parity
 from mpo.optimizer.data.batches import Batch, primary
@@ -242,7 +242,7 @@ def test_a_model_that_rolls_dice_in_eval_mode_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.dropout(x, 0.5, training=True)
 
-    with pytest.raises(UsageError, match="different outputs for the same input"):
+    with pytest.raises(MpoError, match="different outputs for the same input"):
         check_model(Dice(), Batch((torch.ones(8, 4),), {}))
 
 
