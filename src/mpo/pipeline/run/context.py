@@ -35,6 +35,7 @@ from mpo.pipeline.run.fingerprints import (
     fingerprint_package,
     fingerprint_split,
 )
+from mpo.pipeline.run.lastexport import LastExport
 from mpo.pipeline.run.places import Place
 from mpo.recipe import Recipe
 from mpo.records import Block
@@ -62,6 +63,7 @@ class Context:
     places: tuple[Place, ...]
     deadline: Deadline = field(default_factory=Deadline)
     crew: Crew = ALONE
+    last_export: LastExport = field(default_factory=LastExport)
 
     def announce(self, what: str, **words: Any) -> None:
         """Tell the other processes, if any, which work they take part in now

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -31,6 +31,7 @@ from mpo.exporters.external import (
 )
 from mpo.exporters.halves import to_bf16, to_half
 from mpo.exporters.layers import layers_of
+from mpo.exporters.metadata import add_facts
 from mpo.exporters.quantize import (
     DYNAMIC,
     FOR_CPU,
@@ -86,6 +87,7 @@ def convert(
     methods: Sequence[Method] = METHODS,
     floor: Floor | None = None,
     external_data: bool = False,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Conversion:
     """Write the model in a precision, for a runtime; inputs and outputs stay float32.
 
@@ -102,6 +104,7 @@ def convert(
         methods: of calibration, of which the one with the least output error is taken.
         floor: for int8; without it int8 is plain.
         external_data: weights lie in a second file, beside `target`.
+        metadata: facts to keep inside the file (see `metadata.facts`), beside those of `source`.
 
     Raises:
         UsageError: a file that cannot be read or has NaN among its weights, no calibration data,
@@ -124,7 +127,7 @@ def convert(
                 f"The {precision} file's outputs are not finite on the calibration data.",
                 hint="Keep this model in fp32, or name the nodes that must stay in float32.",
             )
-        size, digest = _placed(made.path, target, external_data=external_data)
+        size, digest = _placed(made.path, target, metadata or {}, external_data=external_data)
     return job.record(made, size, digest, sum(batch.size for batch in chosen))
 
 
@@ -265,12 +268,16 @@ def _fitted(batch: Batch, size: int) -> Iterator[Batch]:
             yield rows(batch, torch.arange(start, start + size))
 
 
-def _placed(made: Path, target: Path, *, external_data: bool) -> tuple[int, str]:
-    """The file, written anew with its weights where they shall lie: bytes of all files, sha256."""
+def _placed(
+    made: Path, target: Path, metadata: Mapping[str, Any], *, external_data: bool
+) -> tuple[int, str]:
+    """The file, written anew with these facts and with its weights where they shall lie: bytes of
+    all files, sha256."""
     model: ModelProto = onnx.load(str(made))
     stale = [prop for prop in model.metadata_props if prop.key == DIGEST]
     for prop in stale:
         model.metadata_props.remove(prop)
+    add_facts(model, metadata)
     apart = external_data or weight_bytes(model) > LARGEST_BYTES
     files = write_external(model, target) if apart else write_inline(model, target)
     return sum(file.bytes for file in files), files[0].sha256

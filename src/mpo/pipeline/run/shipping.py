@@ -51,22 +51,22 @@ def ship(
         UsageError: int8 with random inputs only, or whatever `convert` refuses.
         MpoError: the model cannot be exported or converted.
     """
-    options: dict[str, Any] = {"opset": context.recipe.opset, "varying": context.varying}
-    options["metadata"] = metadata
-    beside = context.external_weights
+    (args, kwargs), beside = example(context), context.external_weights
+    opset, varying = context.recipe.opset, context.varying
+
+    def export(file: Path, **more: Any) -> OnnxExport:
+        return export_onnx(model, args, kwargs, file, opset=opset, varying=varying, **more)
+
     if precision == "fp32":
-        made = export_onnx(model, *example(context), path, external_data=beside, **options)
-        return Shipped(made)
+        return Shipped(export(path, external_data=beside, metadata=metadata))
     require_data(context, precision)
-    with tempfile.TemporaryDirectory(prefix="mpo-ship-") as folder:
-        plain = Path(folder) / "model.onnx"
-        made = export_onnx(model, *example(context), plain, **options)
-        done = convert(
-            plain, path, precision, context.calibration(),
-            methods=methods, floor=floor, external_data=beside,
-        )  # fmt: skip
-    told = (*made.warnings, *done.warnings)
-    made = replace(made, path=path, bytes=done.bytes, sha256=done.sha256, files=(), warnings=told)
+    plain = context.last_export.of(model, export)
+    done = convert(
+        plain.path, path, precision, context.calibration(),
+        methods=methods, floor=floor, external_data=beside, metadata=metadata,
+    )  # fmt: skip
+    told = (*plain.warnings, *done.warnings)
+    made = replace(plain, path=path, bytes=done.bytes, sha256=done.sha256, files=(), warnings=told)
     return Shipped(made, done)
 
 
