@@ -55,7 +55,7 @@ test: setup ## build the wheel, install it apart, run all tests against it (ARGS
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl
 	@echo "test: pytest against $(WHEEL)"
 	PATH="$(WHEEL)/bin:$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(WHEEL)" MPO_WHEEL_UNDER_TEST="$(WHEEL)" \
-	  $(BIN)/python -P -m pytest -n 2 --dist loadfile $(ARGS)
+	  $(BIN)/python -P -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 gpu-check: setup ## on a machine with an NVIDIA GPU: build, run, compare and time engines
 	mkdir -p build

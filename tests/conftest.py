@@ -30,6 +30,14 @@ def _own_core() -> None:
 
 _own_core()
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests first, then whole runs, then the rest: the last file that a worker
+    takes is a short one, and no worker waits long for another."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in long, item.path.parent.name != "pipeline"))
+
+
 ROOT = Path(__file__).resolve().parents[1]
 # Python never enters a linked folder twice here: the links are skipped, their targets are walked.
 FOLDERS = ("src/mpo", "optimizer", "exporters", "profiles")

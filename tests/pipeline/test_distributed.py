@@ -103,6 +103,7 @@ def test_when_a_process_dies_the_others_end_with_a_sentence_and_do_not_hang(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_runs_with_one_story_and_ends_alike_in_all_processes(tmp_path: Path) -> None:
     options = ("-b", "params=2%", "--threads", "1", "--effort", "quick", "--calibration", "128")
     command = ("-m", "mpo", "optimize", str(TINY), *options, "-o", str(tmp_path / "run"))

@@ -73,6 +73,7 @@ def auto(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     return folder, mpo.optimize(subject(), "size=60%", output=folder, **options)
 
 
+@pytest.mark.slow
 def test_auto_takes_a_precision_before_a_removal_that_harms_more(
     auto: tuple[Path, Report],
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_dry_run_plans_in_the_run_s_precision(int8: Path) -> None:
         mpo.plan(int8, "size=5%")
 
 
+@pytest.mark.slow
 def test_a_budget_out_of_reach_says_in_which_precision_it_was_measured_to_hold(
     tmp_path: Path,
 ) -> None:

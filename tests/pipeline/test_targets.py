@@ -31,20 +31,25 @@ QUICK = (
 )
 
 
-def optimize(folder: Path, *options: str) -> Result:
-    arguments = ["optimize", str(SUBJECT), *QUICK, *options, "-o", str(folder)]
+def optimize(folder: Path, *options: str, subject: Path = SUBJECT) -> Result:
+    arguments = ["optimize", str(subject), *QUICK, *options, "-o", str(folder)]
     return CliRunner().invoke(cli, arguments)
 
 
+@pytest.mark.slow
 def test_two_targets_hold_each_budget_with_their_own_figures_and_the_plan_is_the_local_one(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MPO_SSH_CONFIG", str(server.config))
     monkeypatch.setenv("MPO_REMOTE_PYTHON", sys.executable)
-    budgets = ("-b", "size=75%", "-b", "latency=1s")
-    both = optimize(tmp_path / "two", *budgets, "--target", "local", "--target", server.name)
+    few = tmp_path / "few.py"  # each block is timed on each target
+    few.write_text(
+        SUBJECT.read_text().replace("BLOCKS, CLASSES = 24, 6, 3", "BLOCKS, CLASSES = 24, 2, 3")
+    )
+    options = ("-b", "size=75%", "-b", "latency=1s", "--target", "local", "--target", server.name)
+    both = optimize(tmp_path / "two", *options, subject=few)
     assert both.exit_code == 0, both.output
-    alone = mpo.plan(str(SUBJECT), "size=75%", threads=1, effort="quick", max_drop="100%")
+    alone = mpo.plan(tmp_path / "two", "size=75%")
 
     report = Report.model_validate_json((tmp_path / "two" / "report.json").read_text())
     assert report.target == "local"
