@@ -35,14 +35,15 @@ from mpo.optimizer.data.quality import evaluate, predictor
 from mpo.optimizer.data.subject import Subject
 from mpo.optimizer.data.tasks import cross_entropy
 from mpo.optimizer.ground.randomness import own_randomness
-from mpo.optimizer.training.compensation import compensate, halves
+from mpo.optimizer.training.compensation import compensate, halves, taken_back_where_worse
 from mpo.optimizer.training.folding import fold, gather, last_affine
 from mpo.optimizer.training.hidden import Across, across, balanced
 from mpo.optimizer.training.objective import Objective, distil, task_only
 from mpo.optimizer.training.rates import helps
 from mpo.optimizer.training.recover import Schedule, recover
+from mpo.optimizer.training.shares import evened
 from mpo.optimizer.training.trainer import Trainer, trainable
-from mpo.records import Quality
+from mpo.records import Compensation, Quality
 from mpo.timing import Stopwatch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this file runs as a script
@@ -166,6 +167,7 @@ class Bench:
         if "distil" not in parts:
             return task_only(self.subject)
         plain = distil(self.subject, copy.deepcopy(self.original))
+        plain = evened(plain, model, self.calibration[:2])
         if "hidden" not in parts:
             return plain
         return balanced(across(plain, self.cuts), model, self.calibration[:2], 1.0)
@@ -175,12 +177,20 @@ class Bench:
         splits, rest = self.subject.splits(), self.objective({"distil"}, model)
         return helps(model, rest, other, self.size.rate, splits.train, splits.validation, self.seed)
 
+    def compensated(self, model: nn.Module) -> Compensation:
+        """Compensate as a run does: taken back where validation quality falls."""
+
+        def change() -> Compensation:
+            return compensate(self.original, model, self.cuts, self.calibration, self.kind)
+
+        return taken_back_where_worse(model, lambda one: self.quality(one, "validation"), change)
+
     def train(self, parts: set[str]) -> dict[str, Any]:
         """Train one variant and test it."""
         watch, model = Stopwatch(), copy.deepcopy(self.pruned)
         row: dict[str, Any] = {}
         if "compensate" in parts:
-            told = compensate(self.original, model, self.cuts, self.calibration, self.kind)
+            told = self.compensated(model)
             row["compensation"] = told.model_dump(mode="json")
         objective = self.objective(parts, model)
         if "raced" in parts:

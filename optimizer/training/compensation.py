@@ -15,7 +15,7 @@ find it. The model stays the plain network that it was: nothing is added.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ from mpo.optimizer.analysis.harm import HarmMeter, Kind
 from mpo.optimizer.blocks.activations import evaluating
 from mpo.optimizer.blocks.cuts import Cut
 from mpo.optimizer.data.batches import Batch, forward, rows
-from mpo.optimizer.data.quality import predictor
+from mpo.optimizer.data.quality import drop, predictor
 from mpo.optimizer.training.folding import Change, corrections
-from mpo.records import Compensation
+from mpo.records import Compensation, Quality
 
 
 def compensate(
@@ -71,6 +71,31 @@ def compensate(
     model.load_state_dict(state)
     model.eval()
     return best
+
+
+def taken_back_where_worse(
+    model: nn.Module, judge: Callable[[nn.Module], Quality], change: Callable[[], Compensation]
+) -> Compensation:
+    """Compensate, and take it back where it lowers the quality: outputs that are nearer to the
+    original's are mostly, not always, better ones.
+
+    Args:
+        judge: gives a model's quality on validation data.
+        change: compensates the model in place.
+    """
+    bare = copy.deepcopy(model.state_dict())
+    told = change()
+    if not told.steps:
+        return told
+    after = judge(model)
+    made_up = copy.deepcopy(model.state_dict())
+    model.load_state_dict(bare)
+    before = judge(model)
+    kept = drop(before, after) <= 0
+    if kept:
+        model.load_state_dict(made_up)
+    known = {"quality_before": before.value, "quality_after": after.value, "kept": kept}
+    return told.model_copy(update=known)
 
 
 class _Work:

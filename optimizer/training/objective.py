@@ -21,7 +21,7 @@ TEMPERATURE = 2.0
 
 @dataclass(frozen=True)
 class Objective:
-    """loss(student, batch) = task share * task loss + (1 - task share) * distillation.
+    """loss(student, batch) = share * scale * task loss + (1 - share) * distillation.
 
     Without targets only distillation is left; without a teacher only the task.
 
@@ -31,6 +31,7 @@ class Objective:
         task_share: weight of the task loss in [0, 1] when there are both.
         kind: whether the outputs are class logits; None lets outputs and targets tell.
         boundary: distil most where the teacher hardly decides (optimizer/analysis/boundary.py).
+        task_scale: factor of the task loss when there are both (see `shares.evened`).
     """
 
     teacher: nn.Module | None
@@ -38,6 +39,12 @@ class Objective:
     task_share: float = 0.5
     kind: Kind | None = None
     boundary: bool = False
+    task_scale: float = 1.0
+
+    @property
+    def usual(self) -> bool:
+        """Whether the task's loss is cross-entropy, and none of the subject's own."""
+        return self.loss is cross_entropy
 
     def __call__(self, student: nn.Module, batch: Batch) -> Tensor:
         """The loss of one batch, with the student's graph."""
@@ -50,7 +57,7 @@ class Objective:
         distilled = distillation(outputs, wanted, batch.targets, self.kind, boundary=self.boundary)
         if not has_task:
             return distilled
-        task = self.task(outputs, batch.targets)
+        task = self.task_scale * self.task(outputs, batch.targets)
         return self.task_share * task + (1 - self.task_share) * distilled
 
     def task(self, outputs: Any, targets: Any) -> Tensor:

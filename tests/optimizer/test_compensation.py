@@ -10,8 +10,14 @@ from mpo.optimizer.blocks.cuts import Cut, find_cuts
 from mpo.optimizer.blocks.finding import find_blocks
 from mpo.optimizer.blocks.surgery import remove_blocks
 from mpo.optimizer.data.batches import Batch
-from mpo.optimizer.training.compensation import compensate, halves, recalibrate_batchnorm
+from mpo.optimizer.training.compensation import (
+    compensate,
+    halves,
+    recalibrate_batchnorm,
+    taken_back_where_worse,
+)
 from mpo.optimizer.training.folding import Sums, fold, last_affine
+from mpo.records import Quality
 from tests.optimizer.test_cuts import Tower
 
 
@@ -159,3 +165,23 @@ def test_least_squares_find_the_map_that_was_missing() -> None:
     scale.add(f, f, f + offset * f + shift)
     found, constant = scale.by_channel(bias=True)
     torch.testing.assert_close(found.float(), offset, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_what_lowers_the_quality_on_validation_is_taken_back(*, better: bool) -> None:
+    model, pruned, cuts = cut(Tower(), ["blocks.1", "blocks.2"], rows()[0])
+    bare = copy.deepcopy(pruned.state_dict())
+
+    def judge(one: nn.Module) -> Quality:
+        same = all(torch.equal(bare[key], value) for key, value in one.state_dict().items())
+        value = 0.5 if same else 0.5 + (0.1 if better else -0.1)
+        return Quality(metric="metric", value=value, samples=9, ci95=(value, value))
+
+    told = taken_back_where_worse(
+        pruned, judge, lambda: compensate(model, pruned, cuts, rows(), "values")
+    )
+    assert told.steps
+    assert told.kept is better
+    assert told.quality_before == 0.5
+    kept = all(torch.equal(bare[key], value) for key, value in pruned.state_dict().items())
+    assert kept is not better

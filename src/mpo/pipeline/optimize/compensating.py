@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 
 from torch import nn
@@ -10,8 +9,7 @@ from torch import nn
 from mpo.optimizer.blocks.cuts import Cut, find_cuts
 from mpo.optimizer.blocks.unpruned import Weights
 from mpo.optimizer.data.batches import limit
-from mpo.optimizer.data.quality import drop
-from mpo.optimizer.training.compensation import compensate
+from mpo.optimizer.training.compensation import compensate, taken_back_where_worse
 from mpo.optimizer.training.recover import Judge
 from mpo.pipeline.run.analysis import HARM_EXAMPLES
 from mpo.pipeline.run.context import Context
@@ -24,8 +22,7 @@ def cut_model(
     """The original without these blocks, where they stood, and what was made up for; the latter is
     None for random inputs, which say nothing of what the model will see.
 
-    Outputs that are nearer to the original's are mostly, not always, better ones: what lowers
-    validation quality is taken back.
+    What lowers validation quality is taken back.
 
     Args:
         judge: gives a model's quality on validation.
@@ -37,17 +34,9 @@ def cut_model(
     cuts = find_cuts(context.original, model, removed)
     if context.recipe.input:
         return model, cuts, None
-    bare = copy.deepcopy(model.state_dict())
     batches = limit(context.calibration(), HARM_EXAMPLES)
-    told = compensate(context.original, model, cuts, batches, context.kind)
-    if not told.steps:
-        return model, cuts, told
-    after = judge(model)
-    made_up = copy.deepcopy(model.state_dict())
-    model.load_state_dict(bare)
-    before = judge(model)
-    kept = drop(before, after) <= 0
-    if kept:
-        model.load_state_dict(made_up)
-    known = {"quality_before": before.value, "quality_after": after.value, "kept": kept}
-    return model, cuts, told.model_copy(update=known)
+
+    def change() -> Compensation:
+        return compensate(context.original, model, cuts, batches, context.kind)
+
+    return model, cuts, taken_back_where_worse(model, judge, change)

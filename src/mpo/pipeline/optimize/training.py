@@ -17,6 +17,7 @@ from mpo.optimizer.training.hidden import across, balanced
 from mpo.optimizer.training.objective import Objective, distil
 from mpo.optimizer.training.rates import choose_rate, helps
 from mpo.optimizer.training.recover import Judge, Schedule, recover
+from mpo.optimizer.training.shares import evened
 from mpo.optimizer.training.together import same_weights
 from mpo.pipeline.optimize.agreeing import agreed_judge, agreed_schedule, as_words
 from mpo.pipeline.optimize.compensating import cut_model
@@ -27,7 +28,7 @@ from mpo.pipeline.run.shipping import shipped_quality
 from mpo.records import PlanCandidate, Quality, Recovery
 
 HIDDEN_SHARE = 1.0  # of the outputs' gradient, at the start
-BALANCED = 2  # batches that the weight is measured on
+BALANCED = 2  # batches that weights are measured on
 UNTOUCHED = "nothing was removed, so nothing was trained"
 
 
@@ -129,10 +130,10 @@ def chosen_objective(
     """What a training minimises: the outputs' distillation, with hidden states across the cuts
     where a short race on validation shows that they help this model; trainings of a few steps only
     rank plans, and hold no race."""
-    plain = objective_of(context)
+    leading = list(islice(context.splits().train, BALANCED))
+    plain = evened(objective_of(context), model, leading)
     if not cuts or schedule.rate is None or schedule.max_steps is not None:
         return plain
-    leading = list(islice(context.splits().train, BALANCED))
     hidden = balanced(across(plain, cuts), model, leading, HIDDEN_SHARE)
     splits, seed = context.splits(), context.recipe.seed
     better = helps(model, plain, hidden, schedule.rate, splits.train, splits.validation, seed)
