@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,15 +146,3 @@ def reaching() -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise CrewError(f"Another process of this run is gone: {reason}", 1, lost=True) from error
-
-
-def launched() -> bool:
-    """Whether a launcher started this process beside others."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    return size.isdigit() and int(size) > 1 and "RANK" in os.environ
-
-
-def beside() -> int:
-    """How many processes of the launcher share this machine; 1 without one."""
-    size = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return int(size) if launched() and size.isdigit() and size != "0" else 1

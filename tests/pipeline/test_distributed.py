@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mpo.errors import UsageError
+from mpo.launching import command_again
 from mpo.optimizer.ground.distributed import ALONE
 from mpo.pipeline.optimize.crew import joined
 
@@ -126,3 +127,11 @@ def test_without_a_launcher_nobody_asks_for_accelerate(monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="accelerate") as caught, joined():
         pass
     assert "mpo-optimizer[distributed]" in caught.value.hint
+
+
+def test_the_command_that_goes_on_names_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command_again(["optimize", "m.py"]) == ["mpo", "optimize", "m.py"]
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    told = command_again(["optimize", "m.py"])
+    assert told == ["torchrun", "--nproc_per_node", "2", "-m", "mpo", "optimize", "m.py"]

@@ -20,6 +20,7 @@ import click
 from mpo.cli.stopping import Terminated, stoppable
 from mpo.errors import MpoError
 from mpo.files import full, out_of_space, place_of
+from mpo.launching import command_again
 from mpo.render.names import clean
 from mpo.scratch import scratch
 from mpo.stages import DamageWarning
@@ -93,7 +94,7 @@ def _trace(verbose: bool) -> None:
 
 def _stopped(how: str, resumable: bool) -> None:
     """Say that the work ended before its time, and the exact command that goes on."""
-    command = clean(shlex.join(["mpo", *sys.argv[1:]]))
+    command = clean(shlex.join(command_again(sys.argv[1:])))
     kept = "what is finished is kept; go on with" if resumable else "again with"
     click.echo(f"{how}; {kept}: {command}", err=True)
 

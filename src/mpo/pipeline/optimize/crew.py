@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mpo.errors import MpoError
-from mpo.optimizer.ground.distributed import ALONE, Crew, CrewError, Launched, launched
+from mpo.launching import launched
+from mpo.optimizer.ground.distributed import ALONE, Crew, CrewError, Launched
 from mpo.pipeline.optimize.agreeing import from_words
 from mpo.pipeline.optimize.training import train
 from mpo.pipeline.run.analysis import measure_analysis

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from mpo.optimizer.ground.distributed import beside
+from mpo.launching import beside
 from mpo.profiles.device import physical_cores
 
 

@@ -1,0 +1,24 @@
+"""Whether a launcher started this process beside others, as torchrun tells it by the environment
+(and accelerate, whose launch of several processes goes through torchrun)."""
+
+from __future__ import annotations
+
+import os
+
+
+def launched() -> bool:
+    """Whether a launcher started this process beside others."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return size.isdigit() and int(size) > 1 and "RANK" in os.environ
+
+
+def beside() -> int:
+    """How many processes of the launcher share this machine; 1 without one."""
+    size = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return int(size) if launched() and size.isdigit() and size != "0" else 1
+
+
+def command_again(arguments: list[str]) -> list[str]:
+    """The command line that starts mpo with these arguments as this process was started."""
+    words = ["mpo", *arguments]
+    return ["torchrun", "--nproc_per_node", str(beside()), "-m", *words] if launched() else words
