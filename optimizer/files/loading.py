@@ -1,10 +1,9 @@
-"""Find the subject that a user named: a Python file, package.module:factory, or hf:FOLDER."""
+"""Find the subject that a user named: a file, package.module:factory, hf:FOLDER or timm:NAME."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -20,6 +19,7 @@ from mpo.optimizer.data.randominputs import random_data
 from mpo.optimizer.data.subject import Subject
 from mpo.optimizer.data.wrappers import unwrapped
 from mpo.optimizer.files.artifact import load_weights
+from mpo.optimizer.files.libraries import hugging_face, timm
 from mpo.optimizer.ground.usercode import guarded
 
 
@@ -34,8 +34,8 @@ def load_subject(
     """Read the subject that `reference` names.
 
     Args:
-        reference: a `.py` file with model() and data(); `package.module:factory`; or `hf:FOLDER`,
-            a local Hugging Face folder.
+        reference: a `.py` file with model() and data(); `package.module:factory`; `hf:FOLDER`, a
+            local Hugging Face folder; or `timm:NAME`, an architecture of timm.
         weights: a state dict to load into the factory's model (safetensors, or torch's
             weights-only format).
         allow_pickle: let `weights` be a pickle; it can run any code.
@@ -57,6 +57,8 @@ def load_subject(
         return next((vars(part)[name] for part in tools if name in vars(part)), None)
 
     data, notes = _data(reference, given("data"), inputs)
+    if reference.startswith("timm:") and weights is None:
+        notes = (f"{reference} has random weights: name trained ones with --weights.", *notes)
     return _subject(reference, factory, data, notes, given, _sources(tools, weights))
 
 
@@ -152,7 +154,9 @@ def _sources(modules: Sequence[ModuleType], weights: Path | None) -> tuple[Path,
 
 def _find(reference: str) -> tuple[ModuleType | None, Callable[[], Any]]:
     if reference.startswith("hf:"):
-        return None, _hugging_face(Path(reference.removeprefix("hf:")))
+        return None, hugging_face(Path(reference.removeprefix("hf:")))
+    if reference.startswith("timm:"):
+        return None, timm(reference.removeprefix("timm:"))
     if reference.endswith(".py"):
         module = _import_file(Path(reference))
         return module, _member(module, "model", reference)
@@ -162,7 +166,7 @@ def _find(reference: str) -> tuple[ModuleType | None, Callable[[], Any]]:
         return module, _member(module, attribute, reference)
     raise UsageError(
         f"{reference!r} names no subject.",
-        hint="Give a subject file (model.py), package.module:factory or hf:FOLDER.",
+        hint="Give a subject file (model.py), package.module:factory, hf:FOLDER or timm:NAME.",
     )
 
 
@@ -210,41 +214,3 @@ def _import_module(name: str) -> ModuleType:
             f"Cannot import {name}: {error}.",
             hint="Run from the folder that holds it, or install it.",
         ) from error
-
-
-def _hugging_face(folder: Path) -> Callable[[], Any]:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise UsageError(
-            f"{folder} holds no config.json.", hint="Give a folder made by save_pretrained()."
-        )
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise UsageError(
-            "hf: needs transformers, which is not installed.",
-            hint="pip install 'mpo-optimizer[hf]'",
-        ) from error
-    try:
-        names = json.loads(config.read_text()).get("architectures") or ["AutoModel"]
-    except (ValueError, AttributeError) as error:
-        raise UsageError(f"{config} is no JSON object: {error}.", hint="Save it again.") from error
-    architecture = getattr(transformers, names[0], None)
-    if architecture is None:
-        raise UsageError(
-            f"transformers has no {names[0]}, which {config} names.",
-            hint="Install a transformers that has it, or write a subject file.",
-        )
-    return lambda: _pretrained(architecture, folder)
-
-
-def _pretrained(architecture: Any, folder: Path) -> Any:
-    """The folder's model, without a progress bar of transformers' own for each time it is built."""
-    bars = importlib.import_module("transformers.utils.logging")
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        return architecture.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    finally:
-        if shown:
-            bars.enable_progress_bar()

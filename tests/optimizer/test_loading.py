@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,51 @@ def test_a_hugging_face_folder_is_loaded_without_a_network(
         outputs = subject.build()(**next(iter(subject.splits().train)).kwargs)
     assert outputs.logits.shape == (8, 2)
     assert "Loading weights" not in capfd.readouterr().err
+
+
+TIMM = """
+import torch
+def list_models(): return ["resnet18", "resnet50"]
+def is_model(name): return name in list_models()
+def create_model(name, pretrained): assert not pretrained; return torch.nn.Linear(4, 3)
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a package that stands where timm would be."""
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "__init__.py").write_text(TIMM)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    return tmp_path / "timm" / "__init__.py"
+
+
+def test_an_architecture_of_timm_takes_the_weights_of_a_file(library: Path) -> None:
+    bare = load_subject("timm:resnet18", inputs=("1x4",))
+    assert "random weights" in bare.notes[0]
+    trained = nn.Linear(4, 3)
+    save_file(trained.state_dict(), library.parents[1] / "w.safetensors")
+    subject = load_subject(
+        "timm:resnet18", inputs=("1x4",), weights=library.parents[1] / "w.safetensors"
+    )
+    assert torch.equal(subject.build().state_dict()["weight"], trained.weight)
+    assert not any("random weights" in note for note in subject.notes)
+
+
+@pytest.mark.usefixtures("library")
+def test_an_architecture_that_timm_does_not_know_is_named_with_those_like_it() -> None:
+    with pytest.raises(UsageError, match="no architecture 'resnet81'") as caught:
+        load_subject("timm:resnet81", inputs=("1x4",))
+    assert "resnet18" in caught.value.hint
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('operator torchvision::nms')", "ImportError('x')"])
+def test_a_timm_that_cannot_be_imported_is_told_in_a_sentence(library: Path, error: str) -> None:
+    library.write_text(f"raise {error}")
+    with pytest.raises(UsageError, match="timm") as caught:
+        load_subject("timm:resnet18", inputs=("1x4",))
+    assert "torchvision" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def optimize(
     """Make a model fit its budgets; the run folder holds the model, its ONNX file and the proof.
 
     Args:
-        subject: a subject file, package.module:factory, hf:FOLDER, or `mpo.Subject` in memory.
+        subject: a subject file, package.module:factory, hf:FOLDER, timm:NAME, or `mpo.Subject`
+            in memory.
         budget: a text like "50MB", "12ms", "params=60%", or several; all must hold.
         output: the run folder; runs/NAME when None.
         overwrite: replace a run of another recipe there.

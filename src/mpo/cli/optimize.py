@@ -91,9 +91,9 @@ def optimize(
 ) -> NoReturn:
     """Make SUBJECT's model fit the budget; measure and prove it.
 
-    SUBJECT is a Python file with model() and data(), package.module:factory, or hf:FOLDER. Running
-    the same command again goes on where it stopped. Ends with 7 when a format of --export could not
-    be made.
+    SUBJECT is a Python file with model() and data(), package.module:factory, hf:FOLDER or
+    timm:NAME. Running the same command again goes on where it stopped. Ends with 7 when a format of
+    --export could not be made.
     """
 
     def work() -> int:
