@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mpo.timing import Deadline, Stages, Stopwatch, format_seconds, now_ns, time_left
+from mpo.timing import Deadline, Stages, Stopwatch, format_seconds, now_ns
 
 
 def test_the_clock_never_goes_back() -> None:
@@ -51,12 +51,6 @@ def test_a_stage_entered_twice_adds_up_even_when_it_raises() -> None:
 )
 def test_seconds_are_written_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
-
-
-def test_the_time_left_follows_from_the_share_done() -> None:
-    assert time_left(1, 4, 10) == "30 s left"
-    assert time_left(0, 4, 10) == ""
-    assert time_left(4, 4, 10) == ""
 
 
 def test_a_deadline_ends_when_only_its_reserve_is_left() -> None:

@@ -1,4 +1,4 @@
-"""The only clock: monotonic nanoseconds, seconds of stages, and the time that is left."""
+"""The only clock: monotonic nanoseconds, seconds of stages, and deadlines."""
 
 from __future__ import annotations
 
@@ -84,10 +84,3 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def time_left(done: float, total: float, seconds: float) -> str:
-    """What is left of `total` parts of work when `done` took `seconds`; "" while unknown."""
-    if done <= 0 or total <= 0 or done >= total:
-        return ""
-    return f"{format_seconds(seconds * (total - done) / done)} left"
