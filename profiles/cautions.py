@@ -85,6 +85,12 @@ def _state(device: Device, conditions: Conditions) -> Iterator[DeviceWarning]:
             detail=f"Only {format_bytes(free)} of {format_bytes(whole)} of memory is free.",
             remedy="Stop what holds it: a device that swaps measures its disk.",
         )
+    if conditions.on_battery:
+        yield DeviceWarning(
+            code="battery",
+            detail="A battery feeds the device: many then lower their clocks.",
+            remedy="Plug it in; or, where it is deployed on its battery, say so with the figures.",
+        )
     if conditions.throttled:
         yield DeviceWarning(
             code="throttled",

@@ -184,6 +184,19 @@ def gpu_throttled() -> list[str]:
     return [name for bit, name in NVML_BITS.items() if bits & bit]
 
 
+def on_battery(root: Path = ROOT) -> bool | None:
+    """Whether a battery feeds the system now; None where nothing tells of a supply. Batteries of
+    mice and pens ("Device") feed nothing else."""
+    told = [
+        {key: read(supply / key) for key in ("type", "scope", "status", "online")}
+        for supply in sorted((root / "sys/class/power_supply").glob("*"))
+    ]
+    own = [one for one in told if one["scope"] != "Device"]
+    if any(one["type"] == "Battery" and one["status"] == "Discharging" for one in own):
+        return not any(one["type"] == "Mains" and one["online"] == "1" for one in own)
+    return False if own else None
+
+
 def conditions(root: Path = ROOT) -> dict[str, Any]:
     """What records.Conditions holds."""
     counted = others(root)
@@ -196,6 +209,7 @@ def conditions(root: Path = ROOT) -> dict[str, Any]:
         "free_memory_bytes": int(free[1]) * 1024 if free else None,
         "temperature_c": temperature(root),
         "throttled": throttled(root),
+        "on_battery": on_battery(root),
     }
 
 

@@ -49,10 +49,12 @@ def test_a_setting_that_changes_figures_is_named(
         ({"free_memory_bytes": 10**8}, "memory", "100 MB of 2 GB"),
         ({"throttled": ("under-voltage",)}, "throttled", "under-voltage"),
         ({"temperature_c": 91.0}, "hot", "91 degrees"),
+        ({"on_battery": True}, "battery", "A battery feeds"),
     ],
 )
 @pytest.mark.case(33)
 @pytest.mark.case(34)
+@pytest.mark.case(35)
 def test_a_state_that_changes_figures_is_named(
     state: dict[str, Any], code: str, words: str
 ) -> None:

@@ -239,3 +239,27 @@ def test_where_the_system_tells_nothing_the_state_is_unknown(tmp_path: Path) -> 
     state = probe_state.conditions(tmp_path)
     assert state.pop("throttled") == []
     assert set(state.values()) == {None}
+
+
+BATTERY = {"BAT0/type": "Battery", "BAT0/status": "Discharging"}
+MAINS = {"AC/type": "Mains", "AC/online": "0"}
+
+
+@pytest.mark.case(35)
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({**BATTERY, **MAINS}, True),
+        (BATTERY, True),
+        ({**BATTERY, "BAT0/status": "Charging", **MAINS, "AC/online": "1"}, False),
+        ({**BATTERY, "BAT0/status": "Full"}, False),
+        ({**BATTERY, "BAT0/scope": "Device"}, None),
+        ({**MAINS, "AC/online": "1"}, False),
+        ({}, None),
+    ],
+)
+def test_a_laptop_on_battery_is_seen(
+    tmp_path: Path, files: dict[str, str], found: bool | None
+) -> None:
+    told = {f"sys/class/power_supply/{name}": f"{text}\n" for name, text in files.items()}
+    assert probe_state.on_battery(tree(tmp_path, told)) is found

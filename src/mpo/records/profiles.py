@@ -20,6 +20,7 @@ class Conditions(Record):
         free_memory_bytes: available without swapping.
         temperature_c: of the hottest sensor.
         throttled: why the clock is held down right now; empty when it is not, or nothing is told.
+        on_battery: whether a battery feeds it.
     """
 
     load_1min: float | None = None
@@ -28,6 +29,7 @@ class Conditions(Record):
     free_memory_bytes: int | None = None
     temperature_c: float | None = None
     throttled: tuple[str, ...] = ()
+    on_battery: bool | None = None
 
 
 class Limits(Record):
