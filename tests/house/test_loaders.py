@@ -26,7 +26,8 @@ ALLOWED = {
     # code: what the user names, what mpo itself is made of
     ("optimizer/files/loading.py", "importlib.import_module"): "the module that the user names",
     ("optimizer/files/loading.py", "loader.exec_module"): "the subject file that the user names",
-    ("optimizer/files/loading.py", "architecture.from_pretrained"): "local safetensors, no code",
+    ("optimizer/files/libraries.py", "importlib.import_module"): "transformers, timm, by name",
+    ("optimizer/files/libraries.py", "architecture.from_pretrained"): "local safetensors, no code",
     ("src/mpo/__init__.py", "import_module"): "mpo's own verbs, by a fixed table",
     ("src/mpo/registry.py", "importlib.import_module"): "installed plugins (entry points)",
     ("src/mpo/bundle/signing.py", "importlib.import_module"): "model_signing, when installed",
