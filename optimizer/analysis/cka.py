@@ -26,13 +26,17 @@ from mpo.optimizer.analysis.hsic import MINIMUM, Accumulator, Matrix, make_grams
 from mpo.optimizer.analysis.stream import Stream
 from mpo.optimizer.blocks.activations import evaluating, leading, watching
 from mpo.optimizer.data.batches import Batch, forward
+from mpo.optimizer.files.snapshots import Keeper
 from mpo.optimizer.ground.distributed import ALONE, Crew
+from mpo.timing import Stopwatch
 
 __all__ = ["Accumulator", "Matrix", "Similarity", "make_grams", "measure_similarity"]
 
 WIDTH = (
     4096  # features an example; of 12,544 on the fashion ResNet this moves CKA by less than 0.01
 )
+
+KEEP_SECONDS = 30.0  # a kill costs the batches of so long
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def measure_similarity(
     seed: int = 0,
     width: int = WIDTH,
     crew: Crew = ALONE,
+    keeper: Keeper | None = None,
 ) -> Similarity:
     """CKA between the outputs of the named blocks in one pass over the leading `limit_examples`
     examples.
@@ -86,24 +91,16 @@ def measure_similarity(
         seed: chooses the columns of wide activations and the permutations of the null.
         width: the most features of an example that count.
         crew: the processes that share the batches; all of them get the result.
+        keeper: keeps what was measured, so that a killed pass goes on; for one process alone.
 
     Raises:
         UsageError: fewer than four examples, or a name that the model does not have.
         MpoError: one example is more than memory holds.
     """
-    stream, seen = Stream(len(names), width, seed), 0
-    with (
-        evaluating(model),
-        watching(model, names, stream.enter, stream.leave),
-        Halving(model, "Similarity") as ladder,
-    ):
-        for place, batch in enumerate(leading(batches, limit_examples)):
-            seen += batch.size
-            # small batches are gathered: by one process, so that they are gathered as ever
-            if crew.rank == (place % crew.size if batch.size >= MINIMUM else 0):
-                stream.run(batch, place, lambda part: forward(model, part), ladder)
-        stream.flush()
-        remarks = tuple(dict.fromkeys(told for part in crew.collect(ladder.told) for told in part))
+    stream = Stream(len(names), width, seed)
+    seen, remarks = _pass(
+        stream, model, names, leading(batches, limit_examples), crew=crew, keeper=keeper
+    )
     stream.gather(crew)
     if stream.accumulator.samples < MINIMUM:
         raise UsageError(
@@ -120,3 +117,38 @@ def measure_similarity(
         broken=tuple(n for n, bad in zip(names, stream.broken.tolist(), strict=True) if bad),
         remarks=remarks,
     )
+
+
+def _pass(
+    stream: Stream,
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Batch],
+    *,
+    crew: Crew,
+    keeper: Keeper | None,
+) -> tuple[int, tuple[str, ...]]:
+    """Take the batches in, but for those that a kept snapshot has; how many examples all of them
+    have, and what there is to say."""
+    seen, begin = 0, 0
+    with (
+        evaluating(model),
+        watching(model, names, stream.enter, stream.leave),
+        Halving(model, "Similarity") as ladder,
+    ):
+        if keeper and (kept := keeper.newest()):
+            stream.restore(kept)
+            begin, ladder.told = kept.step, [*kept.facts["told"]]
+        watch = Stopwatch()
+        for place, batch in enumerate(batches):
+            seen += batch.size
+            # small batches are gathered: by one process, so that they are gathered as ever
+            mine = crew.rank == (place % crew.size if batch.size >= MINIMUM else 0)
+            if place >= begin and mine:
+                stream.run(batch, place, lambda part: forward(model, part), ladder)
+            if keeper and place >= begin and stream.settled and watch.seconds >= KEEP_SECONDS:
+                keeper.keep(stream.snapshot(place + 1, ladder.told))
+                watch = Stopwatch()
+        stream.flush()
+        told = [*ladder.told, *(keeper.warnings if keeper else ())]
+        return seen, tuple(dict.fromkeys(one for part in crew.collect(told) for one in part))

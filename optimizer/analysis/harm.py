@@ -30,10 +30,13 @@ from mpo.optimizer.analysis.halving import Halving
 from mpo.optimizer.blocks.activations import evaluating, find_mask
 from mpo.optimizer.blocks.bypass import bypass
 from mpo.optimizer.data.batches import Batch, forward, primary
+from mpo.optimizer.files.snapshots import Keeper, Snapshot
 from mpo.optimizer.ground.distributed import ALONE, Crew
 from mpo.records import Harm
+from mpo.timing import Stopwatch
 
 Kind = Literal["logits", "values"]
+KEEP_SECONDS = 30.0  # a kill costs the blocks of so long
 WORST = (
     1e9  # harm of a removal that makes the outputs infinite or NaN; finite, so that it can be saved
 )
@@ -247,6 +250,7 @@ def measure_harm(
     *,
     kind: Kind = "logits",
     meter: HarmMeter | None = None,
+    keeper: Keeper | None = None,
 ) -> tuple[Harm, ...]:
     """The harm of removing each named block alone, in the order of `names`.
 
@@ -258,11 +262,18 @@ def measure_harm(
             count as 0.
         kind: what the outputs are.
         meter: a meter to ask (and to fill: it remembers), instead of a new one.
+        keeper: keeps what was measured, so that a killed pass goes on; for one process alone.
     """
     asked = meter if meter is not None else HarmMeter(model, batches, kind)
-    harms = []
+    kept = keeper.newest() if keeper else None
+    known: dict[str, list[float]] = dict(kept.facts["damage"]) if kept else {}
+    harms, watch = [], Stopwatch()
     for name in names:
-        damage = asked.measure((name,))
+        damage = Damage(*known[name]) if name in known else asked.measure((name,))
+        known[name] = [damage.kl, damage.agreement]
+        if keeper and watch.seconds >= KEEP_SECONDS:
+            keeper.keep(Snapshot(len(known), {}, {"damage": known}))
+            watch = Stopwatch()
         ratio = branch_ratio.get(name, 0.0)
         harms.append(
             Harm(

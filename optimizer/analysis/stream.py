@@ -13,6 +13,7 @@ from mpo.optimizer.analysis.halving import Halving
 from mpo.optimizer.analysis.hsic import MINIMUM, Accumulator, Gram, make_grams
 from mpo.optimizer.blocks.activations import batch_first, find_mask, flatten, pool_tokens
 from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.files.snapshots import Snapshot
 from mpo.optimizer.ground.distributed import Crew
 
 MERGED = 32  # examples that smaller batches are gathered to
@@ -129,6 +130,28 @@ class Stream:
             joined = _joined(self._waiting)
             self._add({block: make_grams(rows) for block, rows in joined.items()}, self._place)
         self._waiting, self._held = [], 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that came in is in the sums: no rows wait for more."""
+        return not self._waiting
+
+    def snapshot(self, batches: int, told: Sequence[str] = ()) -> Snapshot:
+        """All that is known after so many batches, when it is settled.
+
+        Args:
+            told: sentences to keep with it.
+        """
+        held = self.accumulator
+        tensors = {"sums": held.sums, "norms": held.norms, "ratios": self.ratios}
+        facts = {"samples": held.samples, "told": list(told)}
+        return Snapshot(batches, {**tensors, "broken": self.broken}, facts)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from there."""
+        held, told = self.accumulator, snapshot.tensors
+        held.sums, held.norms, held.samples = told["sums"], told["norms"], snapshot.facts["samples"]
+        self.ratios, self.broken = told["ratios"], told["broken"]
 
     def gather(self, crew: Crew) -> None:
         """Add up what all processes of a crew took in."""

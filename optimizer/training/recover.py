@@ -10,12 +10,12 @@ from torch import nn
 
 from mpo.optimizer.data.quality import drop
 from mpo.optimizer.data.splits import Split
+from mpo.optimizer.files.snapshots import Keeper
 from mpo.optimizer.ground.distributed import ALONE, Crew
 from mpo.optimizer.ground.randomness import own_randomness
 from mpo.optimizer.training.feed import Feed
 from mpo.optimizer.training.objective import Objective
 from mpo.optimizer.training.session import Session
-from mpo.optimizer.training.snapshots import Keeper
 from mpo.records import Quality, Recovery
 from mpo.timing import Stopwatch
 

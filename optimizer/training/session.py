@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from mpo.errors import MpoError
 from mpo.optimizer.data.quality import drop
+from mpo.optimizer.files.snapshots import Snapshot, grouped
 from mpo.optimizer.ground.distributed import ALONE, Crew
 from mpo.optimizer.ground.randomness import States, restore, states
 from mpo.optimizer.training.feed import Feed
 from mpo.optimizer.training.ladder import Ladder
 from mpo.optimizer.training.objective import Objective
-from mpo.optimizer.training.snapshots import Snapshot, grouped
 from mpo.optimizer.training.trainer import Trainer
 from mpo.records import Quality
 

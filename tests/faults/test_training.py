@@ -16,7 +16,7 @@ from mpo.errors import MpoError
 from mpo.optimizer.data.tasks import cross_entropy
 from mpo.optimizer.training.objective import Objective
 from mpo.optimizer.training.recover import Schedule
-from mpo.pipeline.optimize.snapshots import FolderKeeper
+from mpo.pipeline.run.snapshots import FolderKeeper
 from mpo.store import open_run
 from tests.optimizer.training import Kept, loader, network, same, train
 
@@ -25,7 +25,7 @@ CHILD = """
 import os, sys
 from pathlib import Path
 import mpo.optimizer.training.recover
-from mpo.pipeline.optimize.snapshots import FolderKeeper
+from mpo.pipeline.run.snapshots import FolderKeeper
 from mpo.store import open_run
 from tests.optimizer.training import loader, network, train
 mpo.optimizer.training.recover.KEEP_SECONDS = 0.0
@@ -101,7 +101,7 @@ def test_a_kill_between_a_snapshot_and_its_facts_uses_the_generation_before_with
     assert len(parts) == 2
     (parts[-1] / file).unlink()
     model, note = resume(tmp_path / "run")
-    assert "went on from the one before, of update 7" in note
+    assert "went on from the one before, of step 7" in note
     assert same(model, uninterrupted())
 
 

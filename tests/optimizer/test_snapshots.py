@@ -10,9 +10,9 @@ from torch import nn
 
 import mpo.optimizer.training.recover
 from mpo.errors import MpoError
+from mpo.optimizer.files.snapshots import TENSORS, Snapshot, read_snapshot, write_snapshot
 from mpo.optimizer.ground.randomness import own_randomness
 from mpo.optimizer.training.recover import Schedule
-from mpo.optimizer.training.snapshots import TENSORS, Snapshot, read_snapshot, write_snapshot
 from tests.optimizer.training import PER_EPOCH, Kept, loader, network, same, train
 
 KINDS = ("shuffled", "generator", "random")

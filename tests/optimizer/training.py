@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from mpo.errors import MpoError
 from mpo.optimizer.data.splits import Split
 from mpo.optimizer.data.tasks import cross_entropy
+from mpo.optimizer.files.snapshots import Keeper, Snapshot, read_snapshot, write_snapshot
 from mpo.optimizer.training.objective import Objective
 from mpo.optimizer.training.recover import Schedule, recover
-from mpo.optimizer.training.snapshots import Keeper, Snapshot, read_snapshot, write_snapshot
 from mpo.records import Quality, Recovery
 
 EPOCHS, PER_EPOCH = 3, 6

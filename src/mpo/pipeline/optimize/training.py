@@ -21,10 +21,10 @@ from mpo.optimizer.training.shares import evened
 from mpo.optimizer.training.together import same_weights
 from mpo.pipeline.optimize.agreeing import agreed_judge, agreed_schedule, as_words
 from mpo.pipeline.optimize.compensating import cut_model
-from mpo.pipeline.optimize.snapshots import FolderKeeper
 from mpo.pipeline.run.context import Context
 from mpo.pipeline.run.fingerprints import fingerprint_model
 from mpo.pipeline.run.shipping import shipped_quality
+from mpo.pipeline.run.snapshots import FolderKeeper
 from mpo.records import PlanCandidate, Quality, Recovery
 
 HIDDEN_SHARE = 1.0  # of the outputs' gradient, at the start

@@ -18,6 +18,7 @@ from mpo.optimizer.ground.distributed import ALONE, Crew
 from mpo.optimizer.training.gates import learn_gates
 from mpo.pipeline.run.context import Context
 from mpo.pipeline.run.saved import read, save
+from mpo.pipeline.run.snapshots import FolderKeeper
 from mpo.records import Analysis, Block, Harm
 
 HARM_EXAMPLES = 128
@@ -51,21 +52,13 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
     if not any(block.removable for block in blocks):
         return NOTHING.model_copy(update={"blocks": blocks}), NO_SIMILARITY
     context.progress("analysis: similarity", 1, steps)
-    batches = context.calibration()
-    called = comparable(blocks)
-    similarity = measure_similarity(
-        context.original,
-        called,
-        batches,
-        limit_examples=context.recipe.calibration,
-        seed=context.recipe.seed,
-        crew=context.crew,
-    )
+    similarity = similarity_of(context, comparable(blocks))
     context.progress("analysis: harm", 2, steps)
     blocks = without_broken(blocks, similarity)
     removable = tuple(block.name for block in blocks if block.removable)
     meter = harm_meter(context, context.crew)
-    harms = measure_harm(context.original, removable, (), similarity.branch_ratio, meter=meter)
+    ratios, keeper = similarity.branch_ratio, keeper_of(context, removable, "harm")
+    harms = measure_harm(context.original, removable, (), ratios, meter=meter, keeper=keeper)
     if context.recipe.harm == "gates" and context.crew.rank == 0:
         harms = gate_harms(context, harms)
     context.progress("analysis: harm", steps, steps)
@@ -83,6 +76,27 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
         warnings=(*undefined(similarity), *similarity.remarks, *meter.remarks),
     )
     return record, similarity
+
+
+def similarity_of(context: Context, names: Sequence[str]) -> Similarity:
+    """How alike these blocks' outputs are."""
+    return measure_similarity(
+        context.original,
+        names,
+        context.calibration(),
+        limit_examples=context.recipe.calibration,
+        seed=context.recipe.seed,
+        crew=context.crew,
+        keeper=keeper_of(context, names, "similarity"),
+    )
+
+
+def keeper_of(context: Context, names: Sequence[str], what: str) -> FolderKeeper | None:
+    """What keeps figures of these blocks through a kill; None with several processes, and where
+    the analysis is no stage of a run."""
+    if context.crew.size > 1 or not context.folder.under_way:
+        return None
+    return FolderKeeper(context.folder, list(names), what)
 
 
 def without_broken(blocks: Sequence[Block], similarity: Similarity) -> tuple[Block, ...]:

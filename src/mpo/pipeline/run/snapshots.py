@@ -1,4 +1,4 @@
-"""Snapshots of a training in the run's folder: the last two, as parts of the stage that trains."""
+"""Snapshots of long work in the run's folder: the last two, as parts of the stage under way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo.errors import MpoError
-from mpo.optimizer.training.snapshots import Snapshot, read_snapshot, write_snapshot
+from mpo.optimizer.files.snapshots import Snapshot, read_snapshot, write_snapshot
 from mpo.replacing import JOURNAL
 from mpo.runfolder import RunFolder, fingerprint
 
@@ -15,18 +15,20 @@ GENERATIONS = 2
 
 
 class FolderKeeper:
-    """Keeps the last two snapshots of one training; the older one serves when the newer is damaged.
+    """Keeps the last two snapshots of one piece of work; the older one serves when the newer is
+    damaged.
 
     A finished training keeps one, its result.
 
     Args:
         folder: the run's; a stage must be being made when snapshots are read or kept.
         key: JSON-able; which training it is, beside what the stage depends on.
+        what: is kept: "training", "similarity".
     """
 
-    def __init__(self, folder: RunFolder, key: Any) -> None:
-        self._folder, self._key = folder, key
-        self._prefix = f"training-{fingerprint(key)[:16]}-"
+    def __init__(self, folder: RunFolder, key: Any, what: str = "training") -> None:
+        self._folder, self._key, self._what = folder, key, what
+        self._prefix = f"{what}-{fingerprint(key)[:16]}-"
         self.warnings: list[str] = []
 
     def newest(self) -> Snapshot | None:
@@ -42,12 +44,12 @@ class FolderKeeper:
                 continue
             if lost:
                 self.warnings.append(
-                    f"the newest snapshot of training was damaged: went on from the one before, "
-                    f"of update {found.step}"
+                    f"the newest snapshot of {self._what} was damaged: went on from the one "
+                    f"before, of step {found.step}"
                 )
             return found
         if lost:
-            self.warnings.append("no snapshot of training was whole: trained anew")
+            self.warnings.append(f"no snapshot of {self._what} was whole: begun anew")
         return None
 
     def keep(self, snapshot: Snapshot) -> None:
@@ -81,4 +83,4 @@ class FolderKeeper:
 
 
 def _absent(folder: Path) -> None:
-    raise MpoError("The snapshot of training belongs to another training.")
+    raise MpoError("The snapshot belongs to other work.")

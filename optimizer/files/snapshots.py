@@ -1,4 +1,5 @@
-"""Snapshots of training: all that is needed to go on in the middle, to the last bit.
+"""Snapshots of long work (training, similarity): all that is needed to go on in the middle, to the
+last bit.
 
 A snapshot is a folder of two files. The JSON, which is written last, holds the hash of the tensors,
 so that a torn or changed snapshot is known as such.
@@ -24,11 +25,12 @@ SCHEMA = "mpo.snapshot/1"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Training after `step` updates.
+    """Work after `step` steps.
 
     Attributes:
-        step: updates made.
-        tensors: weights, best weights, the optimizer's moments, the generators' states.
+        step: updates made, or batches taken in.
+        tensors: of a training weights, best weights, the optimizer's moments, the generators'
+            states; of similarity its sums.
         facts: everything else, JSON-able.
     """
 
@@ -47,7 +49,7 @@ class Keeper(Protocol):
     """Where snapshots are kept, the newest last.
 
     Attributes:
-        warnings: what went wrong in reading them, for the record of the training.
+        warnings: what went wrong in reading them, for the record of the work.
     """
 
     warnings: list[str]
@@ -102,6 +104,6 @@ def read_snapshot(folder: Path) -> Snapshot:
         return Snapshot(int(content["step"]), tensors, content["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MpoError(
-            f"The training snapshot {folder.name} is not whole ({error}).",
-            hint="An older one is used, or training starts anew.",
+            f"The snapshot {folder.name} is not whole ({error}).",
+            hint="An older one is used, or the work starts anew.",
         ) from error
