@@ -30,7 +30,7 @@ from scipy import special
 
 from mpo.bounds import clopper_pearson
 
-RESAMPLES, FEW = 1000, 200  # the latter of what takes long to judge
+RESAMPLES = 1000
 MOST = 10**8  # examples, beyond which no number is named
 HALVINGS = 60
 Rows = NDArray[np.int64]
@@ -71,26 +71,20 @@ def share_bound(lost: int, samples: int, alpha: float) -> float:
 
 
 def resampled_bound(
-    drop: Callable[[Rows], float],
-    samples: int,
-    alpha: float,
-    *,
-    draws: int = RESAMPLES,
-    seed: int = 0,
+    drop: Callable[[Rows], float], samples: int, alpha: float, *, seed: int = 0
 ) -> float | None:
     """Upper bound of a drop from examples drawn anew; None when half of the draws give no number.
 
     Args:
         drop: the drop on these examples, as indices [n]; NaN where it is not defined.
         samples: all examples, n > 0.
-        alpha: in (0, 1). Below 1 / draws the largest draw stands for the quantile.
-        draws: how often examples are drawn.
+        alpha: in (0, 1). Below 1 / 1000 the largest draw stands for the quantile.
     """
     generator = np.random.default_rng(seed)
     point = drop(np.arange(samples))
-    drawn = [drop(generator.integers(samples, size=samples)) for _ in range(draws)]
+    drawn = [drop(generator.integers(samples, size=samples)) for _ in range(RESAMPLES)]
     finite = sorted(one for one in drawn if math.isfinite(one))
-    if not math.isfinite(point) or 2 * len(finite) < draws:
+    if not math.isfinite(point) or 2 * len(finite) < RESAMPLES:
         return None
     place = math.ceil((len(finite) + 1) * (1 - alpha)) - 1
     unseen = -math.expm1(math.log(alpha) / samples)

@@ -18,15 +18,7 @@ from torch import Tensor
 
 from mpo.errors import UsageError
 from mpo.optimizer.data.batches import Batch, concatenate, leaves, map_tensors, primary
-from mpo.optimizer.data.drops import (
-    FEW,
-    RESAMPLES,
-    Rows,
-    resampled_bound,
-    samples_needed,
-    score_bound,
-    share_bound,
-)
+from mpo.optimizer.data.drops import Rows, resampled_bound, samples_needed, score_bound, share_bound
 from mpo.optimizer.data.quality import Predict, detach, drop, require_finite
 from mpo.optimizer.data.splits import Split
 from mpo.optimizer.data.subject import Kind, Metric, Subject
@@ -34,9 +26,7 @@ from mpo.optimizer.data.tasks import IGNORED, class_logits, is_classification
 from mpo.optimizer.ground.usercode import guarded
 from mpo.records import Quality
 from mpo.records.acceptance import AcceptanceMethod
-from mpo.timing import Stopwatch
 
-LONG = 0.06  # seconds for both models: a thousand draws would take a minute
 Values = NDArray[np.float64]
 
 
@@ -189,10 +179,8 @@ def resampled(parts: Values, wholes: Values, alpha: float, allowed: float) -> Lo
 
 def drawn(ratio: Callable[[Rows], float], samples: int, alpha: float, allowed: float) -> Loss:
     """A drop with the bootstrap's bound; where it cannot be drawn anew, the drop alone."""
-    watch = Stopwatch()
     point = ratio(np.arange(samples))
-    draws = RESAMPLES if watch.seconds <= LONG else FEW
-    bound = resampled_bound(ratio, samples, alpha, draws=draws)
+    bound = resampled_bound(ratio, samples, alpha)
     if bound is None:
         return Loss(point, None, samples, "point")
 

@@ -126,23 +126,6 @@ def test_the_users_metric_is_drawn_for_both_models_on_the_same_examples() -> Non
     assert own.bound == pytest.approx(counted.bound, abs=0.006)
 
 
-def test_a_metric_that_takes_long_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[int]()
-
-    def share(outputs: Tensor, targets: Tensor) -> float:
-        asked.append(len(targets))
-        return float((outputs.argmax(-1) == targets).float().mean())
-
-    often = judged(noisy(1, 0.08), split(), subject(share))
-    calls = len(asked)
-    monkeypatch.setattr("mpo.optimizer.data.paired.LONG", 0.0)
-    seldom = judged(noisy(1, 0.08), split(), subject(share))
-    assert len(asked) - calls < calls / 4
-    assert often.bound is not None
-    assert seldom.bound is not None
-    assert seldom.bound == pytest.approx(often.bound, abs=0.01)
-
-
 def test_a_metric_that_cannot_be_drawn_anew_has_its_value_and_no_bound() -> None:
     def share(outputs: Any, targets: Any) -> float:
         return float((outputs[0].argmax(-1) == targets).float().mean())
