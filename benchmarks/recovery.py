@@ -166,8 +166,7 @@ class Bench:
         """What a variant minimises."""
         if "distil" not in parts:
             return task_only(self.subject)
-        plain = distil(self.subject, copy.deepcopy(self.original))
-        plain = evened(plain, model, self.calibration[:2])
+        plain = evened(distil(self.subject, copy.deepcopy(self.original)), self.calibration[:2])
         if "hidden" not in parts:
             return plain
         return balanced(across(plain, self.cuts), model, self.calibration[:2], 1.0)

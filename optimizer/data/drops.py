@@ -78,13 +78,14 @@ def resampled_bound(
     Args:
         drop: the drop on these examples, as indices [n]; NaN where it is not defined.
         samples: all examples, n > 0.
-        alpha: in (0, 1). Below 1 / 1000 the largest draw stands for the quantile.
+        alpha: in (0, 1); below 1 / 1000 more examples are drawn, or the largest draw, which then
+            stands for the quantile, would be missed more often than that.
     """
     generator = np.random.default_rng(seed)
-    point = drop(np.arange(samples))
-    drawn = [drop(generator.integers(samples, size=samples)) for _ in range(RESAMPLES)]
+    point, draws = drop(np.arange(samples)), max(RESAMPLES, math.ceil(1 / alpha))
+    drawn = [drop(generator.integers(samples, size=samples)) for _ in range(draws)]
     finite = sorted(one for one in drawn if math.isfinite(one))
-    if not math.isfinite(point) or 2 * len(finite) < RESAMPLES:
+    if not math.isfinite(point) or 2 * len(finite) < draws:
         return None
     place = math.ceil((len(finite) + 1) * (1 - alpha)) - 1
     unseen = -math.expm1(math.log(alpha) / samples)

@@ -44,7 +44,7 @@ class Objective:
     @property
     def usual(self) -> bool:
         """Whether the task's loss is cross-entropy, and none of the subject's own."""
-        return self.loss is cross_entropy
+        return self.loss in (cross_entropy, F.cross_entropy)
 
     def __call__(self, student: nn.Module, batch: Batch) -> Tensor:
         """The loss of one batch, with the student's graph."""

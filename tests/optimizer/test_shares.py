@@ -12,17 +12,15 @@ from mpo.optimizer.data.batches import Batch
 from mpo.optimizer.data.subject import Loss
 from mpo.optimizer.data.tasks import cross_entropy
 from mpo.optimizer.training.objective import Objective
-from mpo.optimizer.training.shares import evened, ratio
+from mpo.optimizer.training.shares import evened
 from tests.optimizer.test_compensation import cut, rows
 from tests.optimizer.test_cuts import Tower
 
 
-def labelled(count: int = 3) -> list[Batch]:
-    make = torch.Generator().manual_seed(3)
-    return [
-        replace(one, targets=torch.randn(len(one.args[0]), 3, generator=make))
-        for one in rows(count)
-    ]
+def labelled(teacher: torch.nn.Module) -> list[Batch]:
+    """Inputs with what the teacher says of them."""
+    with torch.no_grad():
+        return [replace(one, targets=teacher(*one.args)) for one in rows(3)]
 
 
 def total(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -35,25 +33,30 @@ def objective(teacher: torch.nn.Module, loss: Loss) -> Objective:
     return Objective(frozen, loss, kind="values")
 
 
-def test_a_loss_of_any_units_pulls_as_much_as_the_teacher() -> None:
+@pytest.mark.parametrize("loss", [F.mse_loss, total])
+def test_a_loss_of_any_units_charges_for_chance_what_the_teacher_does(loss: Loss) -> None:
     model, pruned, _ = cut(Tower(), ["blocks.1"], rows()[0])
-    batches = labelled()
-    for loss in (F.mse_loss, total):
-        found = evened(objective(model, loss), pruned, batches[:1])
-        task = replace(found, teacher=None)
-        word = replace(found, task_share=0.0)
-        assert found.task_scale * ratio(task, word, pruned, batches[:1]) == pytest.approx(1)
-    plain, large = (evened(objective(model, one), pruned, batches) for one in (F.mse_loss, total))
+    batches = labelled(model)
+    found = evened(objective(model, loss), batches)
+    # the labels are the teacher's outputs: the task is then the distillation, in its own units
+    task, word = replace(found, task_share=1.0), replace(found, task_share=0.0)
     with torch.no_grad():
-        losses = [float(one(pruned, batches[0])) for one in (plain, large)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        losses = [sum(float(one(pruned, batch)) for batch in batches) for one in (task, word)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_loss_that_knows_no_better_than_chance_stays_as_it_is() -> None:
+    model, _, _ = cut(Tower(), ["blocks.1"], rows()[0])
+    found = evened(objective(model, lambda outputs, targets: outputs.sum() * 0.0), labelled(model))
+    assert found.task_scale == 1.0
 
 
 def test_cross_entropy_a_missing_teacher_and_missing_labels_change_nothing() -> None:
-    model, pruned, _ = cut(Tower(), ["blocks.1"], rows()[0])
-    usual = objective(model, cross_entropy)
-    assert evened(usual, pruned, labelled()) is usual
+    model, _, _ = cut(Tower(), ["blocks.1"], rows()[0])
+    for loss in (cross_entropy, F.cross_entropy):
+        usual = objective(model, loss)
+        assert evened(usual, labelled(model)) is usual
     alone = replace(objective(model, total), teacher=None)
-    assert evened(alone, pruned, labelled()) is alone
+    assert evened(alone, labelled(model)) is alone
     unlabelled = objective(model, total)
-    assert evened(unlabelled, pruned, rows()) is unlabelled
+    assert evened(unlabelled, rows()) is unlabelled

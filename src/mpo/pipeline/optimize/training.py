@@ -13,6 +13,7 @@ from torch import nn
 from mpo.optimizer.blocks.cuts import Cut
 from mpo.optimizer.blocks.unpruned import Weights
 from mpo.optimizer.data.quality import evaluate, predictor
+from mpo.optimizer.ground.randomness import own_randomness
 from mpo.optimizer.training.hidden import across, balanced
 from mpo.optimizer.training.objective import Objective, distil
 from mpo.optimizer.training.rates import choose_rate, helps
@@ -130,20 +131,26 @@ def chosen_objective(
     """What a training minimises: the outputs' distillation, with hidden states across the cuts
     where a short race on validation shows that they help this model; trainings of a few steps only
     rank plans, and hold no race."""
-    leading = list(islice(context.splits().train, BALANCED))
-    plain = evened(objective_of(context), model, leading)
+    plain = objective_of(context)
     if not cuts or schedule.rate is None or schedule.max_steps is not None:
         return plain
-    hidden = balanced(across(plain, cuts), model, leading, HIDDEN_SHARE)
     splits, seed = context.splits(), context.recipe.seed
+    with own_randomness(seed):  # a resumed training must weigh alike
+        leading = list(islice(splits.train, BALANCED))
+        hidden = balanced(across(plain, cuts), model, leading, HIDDEN_SHARE)
     better = helps(model, plain, hidden, schedule.rate, splits.train, splits.validation, seed)
     return hidden if context.crew.tell(better) else plain  # the first process decides for all
 
 
 def objective_of(context: Context) -> Objective:
-    """What recovery minimises: distillation from a copy of the original."""
+    """What recovery minimises: distillation from a copy of the original, and the task's loss in
+    its units."""
     near = context.recipe.distil == "boundary"
-    return distil(context.subject, copy.deepcopy(context.original), boundary=near)
+    plain = distil(context.subject, copy.deepcopy(context.original), boundary=near)
+    if not context.recipe.finetune:
+        return plain
+    with own_randomness(context.recipe.seed):  # a resumed training must weigh alike
+        return evened(plain, list(islice(context.splits().train, BALANCED)))
 
 
 def judge_on(context: Context) -> Judge:
