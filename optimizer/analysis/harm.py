@@ -70,6 +70,7 @@ class HarmMeter:
             order.
 
     Attributes:
+        batches: those of this process.
         evaluations: forward passes over the batches made so far for removals.
 
     Raises:
@@ -88,7 +89,8 @@ class HarmMeter:
         self._model, self._boundary = model, boundary
         self._crew = ALONE if boundary else crew
         given = list(batches)
-        self._batches = given[self._crew.rank :: self._crew.size]
+        self.batches = given[self._crew.rank :: self._crew.size]
+        self._notes: list[str] = []
         self._ladder = Halving(model, "Harm")
         self._kind = kind
         self._known: dict[frozenset[str], Damage] = {frozenset(): Damage(0.0, 1.0)}
@@ -124,14 +126,18 @@ class HarmMeter:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know: how memory was spared."""
-        return tuple(self._ladder.told)
+        """What a reader must know: how memory was spared, and what was noted."""
+        return tuple(dict.fromkeys((*self._notes, *self._ladder.told)))
+
+    def note(self, *told: str) -> None:
+        """Add to the remarks."""
+        self._notes.extend(told)
 
     def _run(self, removed: Sequence[str]) -> list[Tensor]:
         removal: AbstractContextManager[object] = bypass(self._model, removed)
         outputs: list[Tensor] = []
         with evaluating(self._model), removal, self._ladder as ladder:
-            for batch in self._batches:
+            for batch in self.batches:
                 parts = ladder.run(
                     batch, lambda part, _: self._of(part, forward(self._model, part))
                 )
@@ -139,7 +145,7 @@ class HarmMeter:
         return outputs
 
     def _answers(self, predict: Callable[[Batch], Any]) -> list[Tensor]:
-        return [self._of(batch, predict(batch)) for batch in self._batches]
+        return [self._of(batch, predict(batch)) for batch in self.batches]
 
     def _of(self, batch: Batch, outputs: Any) -> Tensor:
         result = primary(outputs).detach().float()
@@ -155,7 +161,7 @@ class HarmMeter:
         bad = sum(not bool(torch.isfinite(output).all()) for output in self._original)
         if bad:
             raise UsageError(
-                f"The outputs are not finite on {bad} of {len(self._batches)} calibration batches.",
+                f"The outputs are not finite on {bad} of {len(self.batches)} calibration batches.",
                 hint="Check the weights and the inputs' scaling.",
             )
         if self._boundary and self._kind != "logits":
@@ -267,12 +273,14 @@ def measure_harm(
     asked = meter if meter is not None else HarmMeter(model, batches, kind)
     kept = keeper.newest() if keeper else None
     known: dict[str, list[float]] = dict(kept.facts["damage"]) if kept else {}
+    asked.note(*(kept.facts["told"] if kept else ()), *(keeper.warnings if keeper else ()))
     harms, watch = [], Stopwatch()
     for name in names:
         damage = Damage(*known[name]) if name in known else asked.measure((name,))
         known[name] = [damage.kl, damage.agreement]
         if keeper and watch.seconds >= KEEP_SECONDS:
-            keeper.keep(Snapshot(len(known), {}, {"damage": known}))
+            facts = {"damage": known, "told": asked.remarks}
+            keeper.keep(Snapshot(len(known), {}, facts))
             watch = Stopwatch()
         ratio = branch_ratio.get(name, 0.0)
         harms.append(
@@ -284,10 +292,3 @@ def measure_harm(
             )
         )
     return tuple(harms)
-
-
-def joint_kl(
-    model: nn.Module, removed: Collection[str], batches: Iterable[Batch], kind: Kind = "logits"
-) -> float:
-    """The harm of removing all of `removed` together; for more than one set keep a `HarmMeter`."""
-    return HarmMeter(model, batches, kind).kl(removed)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from mpo.errors import UsageError
+from mpo.optimizer.ground.usercode import first_line
 
 
 def timm(name: str) -> Callable[[], nn.Module]:
@@ -31,7 +32,7 @@ def timm(name: str) -> Callable[[], nn.Module]:
     except Exception as error:
         # torchvision built for another torch raises RuntimeError while it is imported
         raise UsageError(
-            f"timm cannot be imported: {str(error).strip().splitlines()[0]}.",
+            f"timm cannot be imported: {type(error).__name__}: {first_line(error)}.",
             hint="Install the torchvision that belongs to your torch.",
         ) from error
     if not library.is_model(name):

@@ -76,6 +76,8 @@ def _umask() -> int:
 
 def slug(subject: str) -> str:
     """A folder name for a subject: the parent for NAME/subject.py, else the name itself."""
+    if subject.startswith("timm:"):  # its name may have a dot: the weights' own name
+        return re.sub(r"[^\w.-]+", "-", subject)
     path = Path(subject.removeprefix("hf:"))
     stem = path.parent.name if path.stem in ("subject", "model") and path.parent.name else path.stem
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"

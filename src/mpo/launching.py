@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 
 def launched() -> bool:
@@ -18,7 +19,12 @@ def beside() -> int:
     return int(size) if launched() and size.isdigit() and size != "0" else 1
 
 
-def command_again(arguments: list[str]) -> list[str]:
-    """The command line that starts mpo with these arguments as this process was started."""
-    words = ["mpo", *arguments]
-    return ["torchrun", "--nproc_per_node", str(beside()), "-m", *words] if launched() else words
+def command_again(arguments: list[str]) -> str:
+    """The command line that starts mpo with these arguments as this process was started; of
+    several machines and of other launchers only their part of it is known."""
+    command = shlex.join(["mpo", *arguments])
+    if not launched():
+        return command
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        return f"torchrun --nproc_per_node {beside()} -m {command}"
+    return f"the same launcher, -m {command}"

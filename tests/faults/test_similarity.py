@@ -41,7 +41,7 @@ def batches(size: int) -> list[Batch]:
     return [Batch((torch.randn(size, 6, generator=make),), {}) for _ in range(COUNT)]
 
 
-def measured(folder: Path, model: nn.Module, size: int) -> Similarity:
+def measured(folder: Path, model: nn.Module, size: int, key: str = "") -> Similarity:
     """Measure as the stage of a run."""
     found = list[Similarity]()
     with open_run(folder, "") as run:
@@ -50,7 +50,7 @@ def measured(folder: Path, model: nn.Module, size: int) -> Similarity:
             keeper = FolderKeeper(run, list(NAMES), "similarity")
             found.append(measure_similarity(model, NAMES, batches(size), keeper=keeper))
 
-        run.stage("analysis", {}, make)
+        run.stage("analysis", key, make)
     return found[0]
 
 
@@ -91,25 +91,49 @@ def test_a_damaged_snapshot_of_similarity_is_told_and_the_one_before_serves(tmp_
     same(found, measure_similarity(Counting(), NAMES, batches(32)))
 
 
+def harmed(folder: Path, model: nn.Module) -> tuple[tuple[Harm, ...], tuple[str, ...]]:
+    """Each block's harm as the stage of a run, and the remarks."""
+    found = list[tuple[tuple[Harm, ...], tuple[str, ...]]]()
+    with open_run(folder, "") as run:
+
+        def make(_: Path) -> None:
+            keeper = FolderKeeper(run, list(NAMES), "harm")
+            meter = harm.HarmMeter(model, batches(32)[:1], "values")
+            rows = harm.measure_harm(model, NAMES, (), {}, meter=meter, keeper=keeper)
+            found.append((rows, meter.remarks))
+
+        run.stage("analysis", {}, make)
+    return found[0]
+
+
 @pytest.mark.case(2)
 def test_a_kill_in_harm_repeats_no_block_that_was_kept(tmp_path: Path) -> None:
-    def measured_harm(model: nn.Module) -> tuple[Harm, ...]:
-        found = list[tuple[Harm, ...]]()
-        with open_run(tmp_path / "run", "") as run:
-
-            def make(_: Path) -> None:
-                keeper = FolderKeeper(run, list(NAMES), "harm")
-                data = batches(32)[:1]
-                found.append(
-                    harm.measure_harm(model, NAMES, data, {}, kind="values", keeper=keeper)
-                )
-
-            run.stage("analysis", {}, make)
-        return found[0]
-
     with pytest.raises(KeyboardInterrupt):
-        measured_harm(Counting(killed=3))  # the first pass is the original's
+        harmed(tmp_path / "run", Counting(killed=3))  # the first pass is the original's
     again = Counting()
-    found = measured_harm(again)
+    found, remarks = harmed(tmp_path / "run", again)
     assert again.calls == 1 + len(NAMES) - 1
     assert found == harm.measure_harm(Counting(), NAMES, batches(32)[:1], {}, kind="values")
+    assert remarks == ()
+
+
+@pytest.mark.case(2)
+def test_a_damaged_snapshot_of_harm_is_told_and_the_one_before_serves(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        harmed(tmp_path / "run", Counting(killed=4))
+    newest = sorted((tmp_path / "run" / "stages").rglob(f"harm-*/{TENSORS}"))[-1]
+    newest.write_bytes(b"torn")
+    again = Counting()
+    _, remarks = harmed(tmp_path / "run", again)
+    assert again.calls == 1 + len(NAMES) - 1
+    assert "went on from the one before, of step 1" in remarks[0]
+
+
+@pytest.mark.case(2)
+def test_snapshots_of_a_stage_that_has_changed_are_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "run", Counting(KILLED), 32)
+    again = Counting()
+    found = measured(tmp_path / "run", again, 32, key="another model")
+    assert again.calls == COUNT
+    assert found.remarks == ()

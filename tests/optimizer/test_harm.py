@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpo.errors import UsageError
-from mpo.optimizer.analysis.harm import WORST, HarmMeter, compare, joint_kl, measure_harm
+from mpo.optimizer.analysis.harm import WORST, HarmMeter, compare, measure_harm
 from mpo.optimizer.data.batches import Batch
 
 NAMES = ("body.0", "body.1", "body.2", "body.3")
@@ -69,7 +69,9 @@ def test_the_harm_is_the_kl_divergence_to_the_model_built_without_the_blocks(
     truth = outputs(network.eval(), data).log_softmax(-1)
     pruned = outputs(without(network, 1, 3), data).log_softmax(-1)
     expected = (truth.exp() * (truth - pruned)).sum(-1).mean()
-    assert joint_kl(network, ["body.1", "body.3"], data) == pytest.approx(float(expected), rel=1e-4)
+    assert HarmMeter(network, data).kl(["body.1", "body.3"]) == pytest.approx(
+        float(expected), rel=1e-4
+    )
 
 
 def test_each_block_is_removed_alone_and_keeps_its_branch_ratio(network: Network) -> None:

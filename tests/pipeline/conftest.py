@@ -27,7 +27,7 @@ def tiny() -> ModuleType:
     return benchmodels
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _brief() -> Iterator[None]:
     """`--effort quick` is shorter still, in the process of the tests."""
     with pytest.MonkeyPatch.context() as patch:

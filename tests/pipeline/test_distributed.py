@@ -130,8 +130,9 @@ def test_without_a_launcher_nobody_asks_for_accelerate(monkeypatch: pytest.Monke
 
 
 def test_the_command_that_goes_on_names_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command_again(["optimize", "m.py"]) == ["mpo", "optimize", "m.py"]
+    assert command_again(["optimize", "my m.py"]) == "mpo optimize 'my m.py'"
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
-    told = command_again(["optimize", "m.py"])
-    assert told == ["torchrun", "--nproc_per_node", "2", "-m", "mpo", "optimize", "m.py"]
+    assert command_again(["optimize"]) == "torchrun --nproc_per_node 2 -m mpo optimize"
+    monkeypatch.setenv("WORLD_SIZE", "4")  # on two machines
+    assert command_again(["optimize"]) == "the same launcher, -m mpo optimize"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -43,13 +43,14 @@ def test_two_targets_hold_each_budget_with_their_own_figures_and_the_plan_is_the
     monkeypatch.setenv("MPO_SSH_CONFIG", str(server.config))
     monkeypatch.setenv("MPO_REMOTE_PYTHON", sys.executable)
     few = tmp_path / "few.py"  # each block is timed on each target
-    few.write_text(
-        SUBJECT.read_text().replace("BLOCKS, CLASSES = 24, 6, 3", "BLOCKS, CLASSES = 24, 2, 3")
-    )
+    text = SUBJECT.read_text().replace("BLOCKS, CLASSES = 24, 6, 3", "BLOCKS, CLASSES = 24, 2, 3")
+    assert text != SUBJECT.read_text()
+    few.write_text(text)
     options = ("-b", "size=75%", "-b", "latency=1s", "--target", "local", "--target", server.name)
     both = optimize(tmp_path / "two", *options, subject=few)
     assert both.exit_code == 0, both.output
-    alone = mpo.plan(tmp_path / "two", "size=75%")
+    told: dict[str, Any] = {"threads": 1, "effort": "quick", "max_drop": "100%"}
+    alone = mpo.plan(str(few), "size=75%", output=tmp_path / "one", **told)
 
     report = Report.model_validate_json((tmp_path / "two" / "report.json").read_text())
     assert report.target == "local"

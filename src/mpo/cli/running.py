@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import select
-import shlex
 import sys
 import tempfile
 import traceback
@@ -94,7 +93,7 @@ def _trace(verbose: bool) -> None:
 
 def _stopped(how: str, resumable: bool) -> None:
     """Say that the work ended before its time, and the exact command that goes on."""
-    command = clean(shlex.join(command_again(sys.argv[1:])))
+    command = clean(command_again(sys.argv[1:]))
     kept = "what is finished is kept; go on with" if resumable else "again with"
     click.echo(f"{how}; {kept}: {command}", err=True)
 

@@ -48,9 +48,9 @@ def decider(named: Named, factory: Callable[[], Any] | None = None) -> Decider:
     """The model that is named.
 
     Args:
-        named: a subject (a file, package.module:factory, hf:FOLDER, or in memory), a run folder
-            (its pruned model, or its file where that is in another precision), an ONNX file, an
-            edge bundle, a torch module, or weights for `factory`.
+        named: a subject (a file, package.module:factory, hf:FOLDER, timm:NAME, or in memory), a run
+            folder (its pruned model, or its file where that is in another precision), an ONNX file,
+            an edge bundle, a torch module, or weights for `factory`.
         factory: what builds the model that weights belong to.
 
     Raises:

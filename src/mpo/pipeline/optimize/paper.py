@@ -6,7 +6,7 @@ from torch import nn
 
 from mpo.errors import UsageError
 from mpo.optimizer.analysis.cka import Similarity, measure_similarity
-from mpo.optimizer.analysis.harm import joint_kl
+from mpo.optimizer.analysis.harm import HarmMeter
 from mpo.optimizer.blocks.surgery import remove_blocks
 from mpo.optimizer.data.batches import limit
 from mpo.optimizer.training.objective import task_only
@@ -54,7 +54,7 @@ def thin(context: Context, analysis: Analysis, original: Quality) -> Chosen:
     )
     model = remove_blocks(result.model, result.removed)
     batches = limit(context.calibration(), HARM_EXAMPLES)
-    harm = joint_kl(context.original, result.removed, batches, context.kind)
+    harm = HarmMeter(context.original, batches, context.kind).kl(result.removed)
     story = result.recovery or KEPT.model_copy(
         update={"before": original.value, "after": original.value, "original": original.value}
     )

@@ -13,10 +13,11 @@ from mpo.errors import InfeasibleError
 from mpo.optimizer.analysis.cka import Similarity, measure_similarity
 from mpo.optimizer.analysis.clusters import default_threshold, find_clusters, near_copies
 from mpo.optimizer.analysis.harm import HarmMeter, measure_harm
-from mpo.optimizer.data.batches import limit
+from mpo.optimizer.data.batches import Batch, limit
 from mpo.optimizer.ground.distributed import ALONE, Crew
 from mpo.optimizer.training.gates import learn_gates
 from mpo.pipeline.run.context import Context
+from mpo.pipeline.run.fingerprints import fingerprint_batches
 from mpo.pipeline.run.saved import read, save
 from mpo.pipeline.run.snapshots import FolderKeeper
 from mpo.records import Analysis, Block, Harm
@@ -57,7 +58,7 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
     blocks = without_broken(blocks, similarity)
     removable = tuple(block.name for block in blocks if block.removable)
     meter = harm_meter(context, context.crew)
-    ratios, keeper = similarity.branch_ratio, keeper_of(context, removable, "harm")
+    ratios, keeper = similarity.branch_ratio, keeper_of(context, removable, "harm", meter.batches)
     harms = measure_harm(context.original, removable, (), ratios, meter=meter, keeper=keeper)
     if context.recipe.harm == "gates" and context.crew.rank == 0:
         harms = gate_harms(context, harms)
@@ -80,23 +81,27 @@ def measure_analysis(context: Context) -> tuple[Analysis, Similarity]:
 
 def similarity_of(context: Context, names: Sequence[str]) -> Similarity:
     """How alike these blocks' outputs are."""
+    batches = context.calibration()
     return measure_similarity(
         context.original,
         names,
-        context.calibration(),
+        batches,
         limit_examples=context.recipe.calibration,
         seed=context.recipe.seed,
         crew=context.crew,
-        keeper=keeper_of(context, names, "similarity"),
+        keeper=keeper_of(context, names, "similarity", batches),
     )
 
 
-def keeper_of(context: Context, names: Sequence[str], what: str) -> FolderKeeper | None:
-    """What keeps figures of these blocks through a kill; None with several processes, and where
-    the analysis is no stage of a run."""
+def keeper_of(
+    context: Context, names: Sequence[str], what: str, batches: Sequence[Batch]
+) -> FolderKeeper | None:
+    """What keeps figures of these blocks on these batches through a kill; None with several
+    processes, and where the analysis is no stage of a run. A loader of the user's own may shuffle
+    anew each time, so its batches are in the key."""
     if context.crew.size > 1 or not context.folder.under_way:
         return None
-    return FolderKeeper(context.folder, list(names), what)
+    return FolderKeeper(context.folder, [*names, fingerprint_batches(batches)], what)
 
 
 def without_broken(blocks: Sequence[Block], similarity: Similarity) -> tuple[Block, ...]:

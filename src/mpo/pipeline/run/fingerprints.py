@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpo.optimizer.data.batches import leaves
+from mpo.optimizer.data.batches import Batch, leaves
 from mpo.optimizer.data.splits import Split
 
 # Folders whose code a stage's result can depend on; the rest calls, shows and stores.
@@ -50,8 +50,13 @@ def fingerprint_model(model: nn.Module) -> str:
 
 def fingerprint_split(split: Split) -> str:
     """sha256 over the length of a split and the tensors of its leading batches."""
-    digest = hashlib.sha256(str(len(split)).encode())
-    for batch in islice(split, LEADING):
+    return fingerprint_batches(islice(split, LEADING), len(split))
+
+
+def fingerprint_batches(batches: Iterable[Batch], of: int = 0) -> str:
+    """sha256 over the tensors of batches, and of how many they are."""
+    digest = hashlib.sha256(str(of).encode())
+    for batch in batches:
         for tensor in leaves((batch.args, batch.kwargs, batch.targets)):
             _add(digest, tensor)
     return digest.hexdigest()

@@ -1,4 +1,5 @@
-"""The float32 file of a model, exported once however many precisions and judges ask for it."""
+"""The float32 file that others are made from: exported once, however many precisions and judges ask
+for it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from mpo.pipeline.run.fingerprints import fingerprint_model
 
 
 class LastExport:
-    """Keeps the file of the model that was exported last; it goes with this object.
+    """Keeps the float32 file of the model that was last wanted in another precision, until another
+    model is, or this object goes.
 
     Tracing is by far the longest part of making a file. A run asks for the same model's several
     times in a row: for each precision, for the guard and the contract, for the result.

@@ -22,13 +22,14 @@ class FolderKeeper:
 
     Args:
         folder: the run's; a stage must be being made when snapshots are read or kept.
-        key: JSON-able; which training it is, beside what the stage depends on.
+        key: JSON-able; which work it is, beside what the stage depends on.
         what: is kept: "training", "similarity".
     """
 
     def __init__(self, folder: RunFolder, key: Any, what: str = "training") -> None:
         self._folder, self._key, self._what = folder, key, what
-        self._prefix = f"{what}-{fingerprint(key)[:16]}-"
+        # the stage's key, too: snapshots of one that has changed are not lost ones of this
+        self._prefix = f"{what}-{fingerprint([key, folder.under_way])[:16]}-"
         self.warnings: list[str] = []
 
     def newest(self) -> Snapshot | None:
