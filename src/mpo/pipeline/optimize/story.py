@@ -186,7 +186,9 @@ def stage_result(context: Context, model: nn.Module, original: Measured, plan: P
 
     def make(folder: Path) -> Measured:
         metadata = context.facts(plan_digest(plan))
-        return finish(context, model, folder, original, plan.precision, metadata)
+        found = finish(context, model, folder, original, plan.precision, metadata)
+        context.last_export.drop()  # nothing is made of this model any more
+        return found
 
     return _staged(context, "optimized", context.key, OPTIMIZED, make)
 

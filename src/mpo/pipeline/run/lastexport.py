@@ -26,7 +26,7 @@ class LastExport:
     def __init__(self) -> None:
         self._key = ""
         self._made: OnnxExport | None = None
-        self._drop: Callable[[], object] = lambda: None
+        self._delete: Callable[[], object] = lambda: None
 
     def of(self, model: nn.Module, export: Callable[[Path], OnnxExport]) -> OnnxExport:
         """The export of a model, kept when it is the last one's by structure and weights.
@@ -36,9 +36,13 @@ class LastExport:
         """
         key = fingerprint_model(model)
         if self._made is None or key != self._key:
-            self._drop()
+            self.drop()
             folder = tempfile.mkdtemp(prefix="mpo-export-")
-            self._drop = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            self._made, self._key = None, key
-            self._made = export(Path(folder) / "model.onnx")
+            self._delete = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self._made, self._key = export(Path(folder) / "model.onnx"), key
         return self._made
+
+    def drop(self) -> None:
+        """Delete the file: it may be large, and lie in memory."""
+        self._delete()
+        self._made = None
