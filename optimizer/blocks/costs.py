@@ -48,11 +48,20 @@ def macs_by_module(model: nn.Module, batch: Batch) -> dict[str, int]:
 @contextmanager
 def _plain(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, and attention spelled out in matrix products: the fused
-    kernels of some devices are not counted."""
+    kernels of some devices are not counted.
+
+    No parameter asks for a gradient meanwhile: torch's counter fails on a view of one that a module
+    is given, as a class token is, since without gradients the view has no history.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    asking = [one for one in model.parameters() if one.requires_grad]
     try:
+        for one in asking:
+            one.requires_grad_(False)
         with evaluating(model), torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for one in asking:
+            one.requires_grad_(True)

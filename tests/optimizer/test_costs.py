@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpo.optimizer.blocks.costs import count_macs, count_params, macs_by_module
@@ -13,7 +13,7 @@ from mpo.optimizer.data.batches import Batch
 class Attention(nn.Module):
     """Bare scaled dot-product attention of x [B, T, D] with itself."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(x, x, x)
 
 
@@ -53,3 +53,27 @@ def test_counting_leaves_mode_statistics_and_randomness_alone() -> None:
     assert model[2].training
     assert torch.equal(model.state_dict()["1.running_mean"], mean)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_class_token_that_a_module_is_given_is_no_obstacle() -> None:
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor, token: Tensor) -> Tensor:
+            return token + self.line(x).mean(1, keepdim=True)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.attend = nn.Parameter(torch.zeros(1, 1, 8)), Attend()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attend(x, self.token.expand(len(x), -1, -1))
+
+    model = Net()
+    assert macs_by_module(model, Batch((torch.randn(2, 4, 8),), {})) == {
+        "": 256, "attend": 256, "attend.line": 256
+    }  # fmt: skip
+    assert all(one.requires_grad for one in model.parameters())
