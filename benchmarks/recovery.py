@@ -174,7 +174,8 @@ class Bench:
     def helps(self, model: nn.Module, other: Objective) -> bool:
         """Whether hidden states win the short race that mpo holds, at the schedule's rate."""
         splits, rest = self.subject.splits(), self.objective({"distil"}, model)
-        return helps(model, rest, other, self.size.rate, splits.train, splits.validation, self.seed)
+        data, steps = (splits.train, splits.validation), self.size.epochs * len(splits.train)
+        return helps(model, rest, other, self.size.rate, *data, self.seed, steps)
 
     def compensated(self, model: nn.Module) -> Compensation:
         """Compensate as a run does: taken back where validation quality falls."""

@@ -1,4 +1,4 @@
-"""The learning rate: a race of short trainings."""
+"""The learning rate, and whether a further teacher helps: races of short trainings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mpo.optimizer.training.objective import Objective
 from mpo.optimizer.training.trainer import Trainer
 
 RATES = (2e-3, 4e-4, 8e-5)
-RACE_STEPS, JUDGE_BATCHES = 12, 4
+RACE_STEPS, RACE_SHARE, RACE_MOST, JUDGE_BATCHES = 12, 4, 100, 4
 
 
 def choose_rate(
@@ -41,11 +41,21 @@ def helps(
     train: Split,
     held_out: Split,
     seed: int,
+    steps: int,
 ) -> bool:
     """Whether a short training by the other objective leaves less of this one on held-out batches
-    than a short training by this one itself; the model stays as it was."""
-    plain = _raced(model, objective, objective, rate, train, held_out, seed)
-    return _raced(model, other, objective, rate, train, held_out, seed) < plain
+    than a short training by this one itself; the model stays as it was.
+
+    Args:
+        steps: of the training that it shall help. The race has a quarter of them, a hundred at
+            most: a further teacher pays late, and a race of twelve turned down what then won.
+    """
+    length = max(RACE_STEPS, min(steps // RACE_SHARE, RACE_MOST))
+
+    def left(asked: Objective) -> float:
+        return _raced(model, asked, objective, rate, train, held_out, seed, length)
+
+    return left(other) < left(objective)
 
 
 def _raced(
@@ -56,10 +66,11 @@ def _raced(
     train: Split,
     held_out: Split,
     seed: int,
+    most: int = RACE_STEPS,
 ) -> float:
     """The judging objective on held-out batches after a short training by the other one."""
     start = copy.deepcopy(model.state_dict())
-    steps = min(RACE_STEPS, len(train))
+    steps = min(most, len(train))
     with own_randomness(seed):
         trainer, feed = Trainer(model, objective, rate, steps), Feed(train, model, seed)
         for _ in range(steps):

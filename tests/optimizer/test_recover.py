@@ -13,7 +13,7 @@ from mpo.optimizer.data.subject import Subject
 from mpo.optimizer.data.tasks import cross_entropy
 from mpo.optimizer.training.feed import endless
 from mpo.optimizer.training.objective import Objective, distil, distillation, task_only
-from mpo.optimizer.training.rates import choose_rate
+from mpo.optimizer.training.rates import choose_rate, helps
 from mpo.optimizer.training.recover import Judge, Schedule, recover
 from mpo.records import Quality, Recovery
 
@@ -122,6 +122,30 @@ def test_the_learning_rate_race_leaves_the_weights_alone(subject: Subject) -> No
     rate = choose_rate(model, task_only(subject), splits.train, splits.validation, 0)
     assert rate == 2e-3
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_another_objective_helps_when_it_leaves_less_of_the_first_after_a_quarter_of_the_steps(
+    subject: Subject,
+) -> None:
+    model, splits, asked = subject.build(), subject.splits(), list[bool]()
+    before = copy.deepcopy(model.state_dict())
+
+    def blind(outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy that teaches nothing."""
+        asked.append(torch.is_grad_enabled())
+        return cross_entropy(outputs.detach(), targets) + 0 * outputs.sum()
+
+    data = (splits.train, splits.validation)
+    deaf, task = Objective(None, blind), task_only(subject)
+    assert helps(model, deaf, task, 2e-3, *data, 0, 20)
+    assert not helps(model, task, deaf, 2e-3, *data, 0, 20)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    lengths = []
+    for steps in (4, 16, 10_000):
+        asked.clear()
+        helps(model, deaf, task, 2e-3, [*splits.train] * 30, splits.validation, 0, steps)  # type: ignore[arg-type]
+        lengths.append(sum(asked))
+    assert lengths == [12, 12, 100]
 
 
 def test_distillation_is_zero_for_the_teacher_itself_and_positive_beside_it() -> None:

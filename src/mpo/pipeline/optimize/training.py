@@ -138,7 +138,8 @@ def chosen_objective(
     with own_randomness(seed):  # a resumed training must weigh alike
         leading = list(islice(splits.train, BALANCED))
         hidden = balanced(across(plain, cuts), model, leading, HIDDEN_SHARE)
-    better = helps(model, plain, hidden, schedule.rate, splits.train, splits.validation, seed)
+    data, steps = (splits.train, splits.validation), schedule.steps(len(splits.train))
+    better = helps(model, plain, hidden, schedule.rate, *data, seed, steps)
     return hidden if context.crew.tell(better) else plain  # the first process decides for all
 
 
