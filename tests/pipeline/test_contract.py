@@ -160,7 +160,7 @@ class Noisy(Linear):
 
 
 def test_a_model_that_answers_differently_each_time_is_refused() -> None:
-    with pytest.raises(UsageError, match="The candidate gives different outputs"):
+    with pytest.raises(MpoError, match="The candidate gives different outputs"):
         judged(Noisy())
 
 

@@ -36,11 +36,11 @@ from mpo.cli import cli
 from click.testing import CliRunner
 
 subject, run, bundle = sys.argv[1:]
-quick = ["--threads", "1", "--effort", "quick"]
+easy = ["--threads", "1", "--effort", "quick", "--max-drop", "100%", "--epochs", "1"]
 few = ["--seconds", "0.05", "--processes", "3", "--pairs", "8", "--threads", "1"]
 verbs = [
     ["analyze", subject],
-    ["optimize", subject, "-b", "params=70%", "--epochs", "4", *quick, "-o", run],
+    ["optimize", subject, "-b", "params=70%", "--candidates", "1", *easy, "-o", run],
     ["report", run],
     ["plan", run, "-b", "params=80%"],
     ["bench", run + "/model.onnx", "--input", "4x8", *few],
