@@ -26,6 +26,7 @@ from mpo.optimizer.analysis.hsic import MINIMUM, Accumulator, Matrix, make_grams
 from mpo.optimizer.analysis.stream import Stream
 from mpo.optimizer.blocks.activations import evaluating, leading, watching
 from mpo.optimizer.data.batches import Batch, forward
+from mpo.optimizer.files import snapshots
 from mpo.optimizer.files.snapshots import Keeper
 from mpo.optimizer.ground.distributed import ALONE, Crew
 from mpo.timing import Stopwatch
@@ -35,8 +36,6 @@ __all__ = ["Accumulator", "Matrix", "Similarity", "make_grams", "measure_similar
 WIDTH = (
     4096  # features an example; of 12,544 on the fashion ResNet this moves CKA by less than 0.01
 )
-
-KEEP_SECONDS = 30.0  # a kill costs the batches of so long
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,8 @@ def _pass(
             mine = crew.rank == (place % crew.size if batch.size >= MINIMUM else 0)
             if place >= begin and mine:
                 stream.run(batch, place, lambda part: forward(model, part), ladder)
-            if keeper and place >= begin and stream.settled and watch.seconds >= KEEP_SECONDS:
+            due = place >= begin and watch.seconds >= snapshots.KEEP_SECONDS
+            if keeper and due and stream.settled:
                 keeper.keep(stream.snapshot(place + 1, ladder.told))
                 watch = Stopwatch()
         stream.flush()

@@ -30,13 +30,13 @@ from mpo.optimizer.analysis.halving import Halving
 from mpo.optimizer.blocks.activations import evaluating, find_mask
 from mpo.optimizer.blocks.bypass import bypass
 from mpo.optimizer.data.batches import Batch, forward, primary
+from mpo.optimizer.files import snapshots
 from mpo.optimizer.files.snapshots import Keeper, Snapshot
 from mpo.optimizer.ground.distributed import ALONE, Crew
 from mpo.records import Harm
 from mpo.timing import Stopwatch
 
 Kind = Literal["logits", "values"]
-KEEP_SECONDS = 30.0  # a kill costs the blocks of so long
 WORST = (
     1e9  # harm of a removal that makes the outputs infinite or NaN; finite, so that it can be saved
 )
@@ -278,7 +278,7 @@ def measure_harm(
     for name in names:
         damage = Damage(*known[name]) if name in known else asked.measure((name,))
         known[name] = [damage.kl, damage.agreement]
-        if keeper and watch.seconds >= KEEP_SECONDS:
+        if keeper and watch.seconds >= snapshots.KEEP_SECONDS:
             facts = {"damage": known, "told": asked.remarks}
             keeper.keep(Snapshot(len(known), {}, facts))
             watch = Stopwatch()

@@ -21,6 +21,7 @@ from mpo.files import sha256, write_atomic
 
 TENSORS, FACTS = "tensors.safetensors", "snapshot.json"
 SCHEMA = "mpo.snapshot/1"
+KEEP_SECONDS = 30.0  # of a pass over the data that a kill costs
 
 
 @dataclass(frozen=True)

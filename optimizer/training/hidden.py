@@ -10,16 +10,18 @@ start the hidden term's gradient shall be a fixed share of the other one's, what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from mpo.optimizer.blocks.activations import evaluation_mode
 from mpo.optimizer.blocks.cuts import Cut, gap, states_at
 from mpo.optimizer.data.batches import Batch, forward
 from mpo.optimizer.training.objective import Objective
-from mpo.optimizer.training.shares import ratio
+from mpo.optimizer.training.trainer import trainable
 
 
 @dataclass(frozen=True)
@@ -62,5 +64,20 @@ def balanced(
 ) -> Across:
     """The objective with the weight at which the hidden term's gradient is `share` of the rest's,
     by norm over all trained parameters, averaged over the batches."""
-    rest, alone = replace(objective, cuts=()), replace(objective, alone=True)
-    return replace(objective, weight=share * ratio(rest, alone, student, batches))
+    rest = replace(objective, cuts=())
+    alone = replace(objective, alone=True)
+    ratios = []
+    with evaluation_mode(student):
+        for batch in batches:
+            ours, theirs = (_norm(one, student, batch) for one in (rest, alone))
+            if theirs > 0:
+                ratios.append(ours / theirs)
+    weight = share * sum(ratios) / len(ratios) if ratios else 0.0
+    return replace(objective, weight=weight)
+
+
+def _norm(objective: Objective, student: nn.Module, batch: Batch) -> float:
+    parameters = trainable(student)
+    grads = torch.autograd.grad(objective(student, batch), parameters, allow_unused=True)
+    given: list[Tensor | None] = list(grads)
+    return math.sqrt(sum(float(grad.square().sum()) for grad in given if grad is not None))

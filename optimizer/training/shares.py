@@ -1,4 +1,4 @@
-"""How much each part of an objective pulls, whatever its units."""
+"""An own loss beside the teacher's word, whatever its units."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, autograd, nn
+from torch import Tensor
 
 from mpo.optimizer.blocks.activations import evaluation_mode
 from mpo.optimizer.data.batches import Batch, forward, map_tensors
 from mpo.optimizer.training.objective import Objective, distillation
-from mpo.optimizer.training.trainer import trainable
 
 
 def evened(objective: Objective, batches: Sequence[Batch]) -> Objective:
@@ -48,22 +47,3 @@ def _of_the_one_before(outputs: Any, size: int) -> Any:
         return tensor.roll(1, 0) if tensor.dim() and len(tensor) == size else tensor
 
     return map_tensors(outputs, rolled)
-
-
-def ratio(one: Objective, other: Objective, student: nn.Module, batches: Sequence[Batch]) -> float:
-    """The first objective's gradient over the second's, by norm over all trained parameters,
-    averaged over the batches; 0 where the second has none."""
-    found = []
-    with evaluation_mode(student):
-        for batch in batches:
-            ours, theirs = (_norm(x, student, batch) for x in (one, other))
-            if theirs > 0:
-                found.append(ours / theirs)
-    return sum(found) / len(found) if found else 0.0
-
-
-def _norm(objective: Objective, student: nn.Module, batch: Batch) -> float:
-    parameters = trainable(student)
-    grads = autograd.grad(objective(student, batch), parameters, allow_unused=True)
-    given: list[Tensor | None] = list(grads)
-    return math.sqrt(sum(float(grad.square().sum()) for grad in given if grad is not None))

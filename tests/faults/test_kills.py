@@ -19,9 +19,11 @@ from tests.faults import story
 # Each is met once the ones before it are passed: a chain of kills on the way through one run.
 BARRIERS = (
     "after write .original.onnx.tmp",
+    "before rename original",
     "before sync analysis.json",
     "after sync plan.json",
     "before rename recovery",
+    "before rename model.onnx",
     "before write .report.json.tmp",
 )
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo.optimizer.analysis import cka, harm
+from mpo.optimizer.analysis import harm
 from mpo.optimizer.analysis.cka import Similarity, measure_similarity
 from mpo.optimizer.data.batches import Batch
+from mpo.optimizer.files import snapshots
 from mpo.optimizer.files.snapshots import TENSORS
 from mpo.pipeline.run.snapshots import FolderKeeper
 from mpo.records import Harm
@@ -56,8 +57,7 @@ def measured(folder: Path, model: nn.Module, size: int, key: str = "") -> Simila
 
 @pytest.fixture(autouse=True)
 def _every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cka, "KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(harm, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(snapshots, "KEEP_SECONDS", 0.0)
 
 
 def same(one: Similarity, other: Similarity) -> None:

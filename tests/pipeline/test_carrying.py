@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +204,8 @@ def test_training_that_time_ends_keeps_the_best_weights_and_says_in_which_epoch(
     assert "of at most 50" in told
 
 
-def test_a_killed_run_does_not_train_a_finished_round_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second attempt dies; the next call trains only that one, and ends as an undisturbed
-    run."""
-    folder, trained = tmp_path / "run", list[str]()
+def dying(trained: list[str]) -> Callable[..., Any]:
+    """A training that notes the blocks that are gone; the second one is killed."""
     real = training.tried
 
     def tried(context: Any, candidate: Any, *rest: Any) -> Any:
@@ -218,7 +214,16 @@ def test_a_killed_run_does_not_train_a_finished_round_again(
             raise KeyboardInterrupt
         return real(context, candidate, *rest)
 
-    monkeypatch.setattr("mpo.pipeline.optimize.workshop.tried", tried)
+    return tried
+
+
+def test_a_killed_run_does_not_train_a_finished_round_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second attempt dies; the next call trains only that one, and ends as an undisturbed
+    run."""
+    folder, trained = tmp_path / "run", list[str]()
+    monkeypatch.setattr("mpo.pipeline.optimize.workshop.tried", dying(trained))
     options: dict[str, Any] = {"rounds": 2, "max_drop": "50%"}
     with context_in(folder, **options) as context, pytest.raises(KeyboardInterrupt):
         carried(context, plan_of(("1.2", "1.4")))
@@ -237,20 +242,14 @@ def test_a_run_killed_in_a_short_training_repeats_neither_the_race_of_rates_nor_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raced, trained = list[str](), list[str]()
-    race, real = training.first_rate, training.tried
+    race = training.first_rate
 
     def first_rate(*words: Any) -> Any:
         raced.append("race")
         return race(*words)
 
-    def tried(context: Any, candidate: Any, *rest: Any) -> Any:
-        trained.append(",".join(candidate.removed))
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        return real(context, candidate, *rest)
-
     monkeypatch.setattr("mpo.pipeline.optimize.opening.first_rate", first_rate)
-    monkeypatch.setattr("mpo.pipeline.optimize.opening.tried", tried)
+    monkeypatch.setattr("mpo.pipeline.optimize.opening.tried", dying(trained))
     plan = plan_of(("1.2",), ("1.4",))
     with context_in(tmp_path / "run") as context, pytest.raises(KeyboardInterrupt):
         carried(context, plan)

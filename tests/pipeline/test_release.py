@@ -24,7 +24,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["sh", str(SCRIPT), str(folder), "--seconds", "0.05", "--processes", "3"],
-        env={**os.environ, "PATH": path, "RULES": "latency>10%,size>2%,params>2%"},
+        env={**os.environ, "PATH": path, "RULES": "latency>3%,size>2%,params>2%"},
         capture_output=True,
         text=True,
         check=False,

@@ -148,8 +148,8 @@ def objective_of(context: Context) -> Objective:
     its units."""
     near = context.recipe.distil == "boundary"
     plain = distil(context.subject, copy.deepcopy(context.original), boundary=near)
-    if not context.recipe.finetune:
-        return plain
+    if plain.usual or not context.recipe.finetune:
+        return plain  # before any data are read
     with own_randomness(context.recipe.seed):  # a resumed training must weigh alike
         return evened(plain, list(islice(context.splits().train, BALANCED)))
 
