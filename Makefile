@@ -64,7 +64,7 @@ gpu-check: setup ## on a machine with an NVIDIA GPU: build, run, compare and tim
 	$(BIN)/python benchmarks/gpu_engines.py --out build/gpu-bench.json
 
 # A finding is printed as base64: add it to tests/fuzz/corpus/TARGET/*.json with the fix.
-FUZZED := onnx bundle manifest signature der fail_on budget address answer name
+FUZZED := onnx bundle manifest arrays signature der fail_on budget address answer name
 
 fuzz: setup ## fuzz the parsers of untrusted input, a minute each (ARGS='onnx --seconds 3600' for one)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'atheris>=3.0'

@@ -150,8 +150,8 @@ def packed(
         crc, size = zlib.crc32(content), len(content)
         raw = name.encode("utf-8")
         plain = "x" * len(raw)
-        head = mpo_edge.local_header(plain, size, crc)[: -len(raw)] + raw if raw else b""
-        entry = mpo_edge.central_header(plain, size, crc, len(body))[: -len(raw)] + raw
+        head, entry = mpo_edge.headers(plain, size, crc, len(body))
+        head, entry = head[: -len(raw)] + raw if raw else b"", entry[: -len(raw)] + raw
         body += local(name, head) + content + between
         directory += central(name, entry)
         count += 1

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mpo.bundle import mpo_edge
 from mpo.bundle.writer import Part, write_bundle
+from mpo.errors import RefusedError
 from mpo.records import EngineOptions, ShapeRange
 from tests.bundle.small import SAMPLES, WEIGHT, manifest, model, npz, parts, write_small
 
@@ -432,6 +434,68 @@ def test_the_empty_model_is_one() -> None:
     made = onnx.load_model_from_string(mpo_edge.EMPTY)
     onnx.checker.check_model(made, full_check=True)
     assert [node.op_type for node in made.graph.node] == ["Identity"]
+
+
+ARRAYS: dict[str, Any] = {
+    "x": SAMPLES,
+    "columns": np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
+    "none": np.zeros((0, 3), np.float32),
+    "one": np.array(True),
+    "half": np.ones((1, 2, 3), np.float16),
+    "数": np.arange(3, dtype=np.uint8),
+}
+
+
+def test_arrays_are_read_as_numpy_reads_them() -> None:
+    for name, array in ARRAYS.items():
+        file = io.BytesIO()
+        np.save(file, array)
+        alike(mpo_edge.read_arrays(file.getvalue(), name), {name: array})
+    file = io.BytesIO()
+    np.savez(file, **ARRAYS)
+    alike(mpo_edge.read_arrays(file.getvalue()), ARRAYS)
+
+
+def test_numpy_reads_the_arrays_that_are_written(tmp_path: Path) -> None:
+    whole = b"".join(mpo_edge.packed(ARRAYS))
+    with np.load(io.BytesIO(whole)) as found:
+        alike({name: found[name] for name in found.files}, ARRAYS)
+    alike(mpo_edge.read_arrays(whole), ARRAYS)
+    assert zipfile.ZipFile(io.BytesIO(whole)).testzip() is None
+
+
+def alike(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """The same names, types, shapes and values."""
+    assert list(found) == list(wanted)
+    for name, array in wanted.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert np.array_equal(found[name], array)
+        assert found[name].flags.aligned
+
+
+def test_entries_that_share_their_bytes_are_not_read_again_and_again() -> None:
+    whole = b"".join(mpo_edge.packed({"x": np.zeros(1 << 16)}))
+    end = whole.rindex(b"PK\5\6")
+    begin = whole.rindex(b"PK\1\2")
+    entries = whole[begin:end] * 1000
+    tail = mpo_edge.end_record(1000, len(entries), begin)
+    with pytest.raises(mpo_edge.EdgeError, match="compressed or damaged"):
+        mpo_edge.read_arrays(whole[:begin] + entries + tail)
+
+
+@pytest.mark.parametrize("size", [10**6, 2**40])
+def test_an_array_larger_than_its_file_is_refused(size: int) -> None:
+    file = io.BytesIO()
+    np.save(file, np.zeros(10))
+    raw = file.getvalue().replace(b"(10,), }" + b" " * 20, b"(%d,), }".ljust(28) % size)
+    with pytest.raises(mpo_edge.EdgeError, match="plain arrays"):
+        mpo_edge.read_arrays(raw, "x")
+
+
+def test_an_empty_model_is_refused(tmp_path: Path) -> None:
+    files = {**parts(), "model/model.onnx": Part(b"", "model")}
+    with pytest.raises(RefusedError, match="not the files that it names"):
+        write_bundle(tmp_path / "empty.mpo", manifest(files), files)
 
 
 def test_an_array_is_read_from_an_npy() -> None:

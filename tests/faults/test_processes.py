@@ -33,9 +33,10 @@ from mpo.store import open_run
 folder, marker, how = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 def stubborn():
-    marker.write_text("here")
     while True:
         try:
+            if not marker.exists():  # in here: the signal comes as soon as it is seen
+                marker.write_text("here")
             while True:
                 time.sleep(0.05)
         except BaseException:

@@ -60,6 +60,16 @@ def bundle(data: bytes) -> None:
             require(error.code in (2, 8), f"exit {error.code}")
 
 
+def arrays(data: bytes) -> None:
+    """An .npz or .npy file: what is taken is not larger than what came."""
+    try:
+        found = mpo_edge.read_arrays(data, "x")
+    except mpo_edge.EdgeError as error:
+        require(error.code in (2, 8), f"exit {error.code}")
+        return
+    require(sum(one.nbytes for one in found.values()) <= len(data), "more than there was")
+
+
 def signature(data: bytes) -> None:
     """A signature file: none that a fuzzer writes is by our key."""
     try:
@@ -117,10 +127,9 @@ def name(data: bytes) -> None:
     require(not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in shown), "a control character")
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
-    one.__name__: one
-    for one in (onnx, manifest, bundle, signature, der, fail_on, budget, address, answer, name)
-}
+_FORMATS = (onnx, manifest, bundle, arrays, signature, der)
+_TEXTS = (fail_on, budget, address, answer, name)
+TARGETS: dict[str, Callable[[bytes], None]] = {one.__name__: one for one in _FORMATS + _TEXTS}
 
 
 def text(data: bytes) -> str:

@@ -53,7 +53,6 @@ ALLOWED = {
     ("profiles/worker.py", "np.load"): "the parent's inputs",
     ("profiles/modeljobs.py", "np.load"): "the user's --input",
     ("src/mpo/pipeline/bench/inputs.py", "np.load"): "the user's --input",
-    ("src/mpo/bundle/mpo_edge.py", "numpy.load"): "self-test samples, after their sha256",
     # ONNX: files of our own export, or after the pre-flight
     ("exporters/converted.py", "onnx.load"): "our own export",
     ("exporters/enginecache.py", "onnx.load"): "our own export",
@@ -90,7 +89,6 @@ ALLOWED = {
     ("profiles/probe_state.py", "subprocess.run"): "nvidia-smi and its like",
     ("src/mpo/bundle/edgejob.py", "subprocess.run"): "mpo_edge.py of this mpo, never the bundle's",
     ("src/mpo/bundle/mpo_edge.py", "subprocess.Popen"): "itself, as a child",
-    ("src/mpo/bundle/mpo_edge.py", "subprocess.run"): "nvidia-smi, to describe the device",
 }  # fmt: skip
 # Modules that nobody imports: they unpack, parse, fetch or run what is not ours. -> who may, why
 BANNED_IMPORTS = {

@@ -9,37 +9,34 @@
     build-engine B                         a TensorRT engine, proved and kept (0, else 7)
 
 B is the .mpo file. selftest, run and bench take --no-build: build no engine now.
-Python 3.8 or newer; no network; one JSON object on one line. A bundle is a stranger's data: nothing
-of it is used before archive, manifest and the sha256 of the bytes in use are checked. A bundle that
-checks itself (`python3 model.mpo verify`) finds damage, not malice: that takes a key.
+Python 3.8 or newer; no network; answers are a line of JSON. A bundle is a stranger's data: nothing
+of it is used before archive, manifest and the sha256 of what is used are checked. One that checks
+itself (`python3 model.mpo verify`) finds damage, not malice: that takes a key.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import hashlib
 import importlib
 import io
 import json
-import math
 import mmap
 import os
 import platform
 import re
-import stat
 import struct
 import sys
 import time
 import zlib
 from collections import namedtuple
 from functools import partial
-from itertools import accumulate
-from pathlib import Path
+from os import path as paths
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Iterable, Iterator
 
-# ------------------------------------------------------------------ how it ends
 OK, FAILED, USAGE, UNFIT, PARTIAL, REFUSED = 0, 1, 2, 6, 7, 8
 
 
@@ -66,29 +63,21 @@ def shown(text: object) -> str:
 # bundle.sig if there is one; all stored, none with extra fields, comments or attributes; no byte
 # before, between or after them. What the form leaves open (names, sizes, checksums) stands in the
 # central directory and again in the local headers, which are compared byte by byte.
-MANIFEST, SIGNATURE = "bundle.json", "bundle.sig"
+MANIFEST, SIGNATURE, NPY = "bundle.json", "bundle.sig", b"\x93NUMPY"
 LOCAL, CENTRAL, END = (struct.Struct(text) for text in ("<4s5H3L2H", "<4s6H3L5H2L", "<4s4H2LH"))
-VERSION, FLAGS, STORED, TIME, DATE = 20, 0, 0, 0, 0x21  # 1980-01-01 00:00:00
+VERSION, UTF8, STORED, TIME, DATE = 20, 0x800, 0, 0, 0x21  # 1980-01-01 00:00:00
 MEMBERS, NAME, DOCUMENT, CHUNK, LARGEST = 256, 120, 1 << 20, 1 << 20, (1 << 32) - 1
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}")
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
-
-
 Member = namedtuple("Member", "name offset size crc")  # where a file's bytes begin, how many
 
 
-def local_header(name: str, size: int, crc: int) -> bytes:
-    """The bytes before a member's content."""
-    raw = name.encode("latin-1")  # what is not ASCII is refused later
-    head = (b"PK\3\4", VERSION, FLAGS, STORED, TIME, DATE, crc, size, size, len(raw), 0)
-    return LOCAL.pack(*head) + raw
-
-
-def central_header(name: str, size: int, crc: int, offset: int) -> bytes:
-    """A member's entry in the central directory; `offset` is that of its local header."""
-    raw = name.encode("latin-1")  # what is not ASCII is refused later
-    head = (b"PK\1\2", VERSION, VERSION, FLAGS, STORED, TIME, DATE, crc, size, size, len(raw))
-    return CENTRAL.pack(*head, 0, 0, 0, 0, 0, offset) + raw
+def headers(name: str, size: int, crc: int, offset: int = 0) -> tuple[bytes, bytes]:
+    """The bytes at `offset`, before a member's content, and its entry in the directory."""
+    raw, flags = name.encode(), UTF8 * (not name.isascii())  # a bundle's names are ASCII
+    both = (VERSION, flags, STORED, TIME, DATE, crc, size, size, len(raw), 0)
+    entry = CENTRAL.pack(b"PK\1\2", VERSION, *both, 0, 0, 0, 0, offset) + raw
+    return LOCAL.pack(b"PK\3\4", *both) + raw, entry
 
 
 def end_record(count: int, size: int, offset: int) -> bytes:
@@ -97,9 +86,8 @@ def end_record(count: int, size: int, offset: int) -> bytes:
 
 
 def check_names(names: list[str]) -> None:
-    """Refuse names that could lie outside of a folder, that are no names on some system, or that
-    some systems cannot tell apart; and another order than: the manifest, the rest by name, and
-    last the signature."""
+    """Refuse names outside of a folder, that are none on some system or that some cannot tell
+    apart, and any order but: the manifest, the rest by name, the signature."""
     spelled: dict[str, str] = {}
     for name in names:
         parts = name.split("/")
@@ -107,7 +95,7 @@ def check_names(names: list[str]) -> None:
         if not PLAIN.fullmatch(name) or len(name) > NAME or odd:
             raise refused("The member name %s is not allowed." % shown(name))
         inside = any(other.startswith(name + "/") for other in names)
-        for path in accumulate(parts, "{}/{}".format):
+        for path in ("/".join(parts[: depth + 1]) for depth in range(len(parts))):
             if spelled.setdefault(path.lower(), path) != path or inside or names.count(name) > 1:
                 raise refused("Two members have the name %s." % shown(name))
     rest = names[1:-1] if names[-1] == SIGNATURE else names[1:]
@@ -128,15 +116,14 @@ def read_members(file: BinaryIO) -> list[Member]:
     members, place, again = [], 0, b""
     directory = left = read_at(file, offset, length)
     for _ in range(count):
-        entry = left[: CENTRAL.size].ljust(CENTRAL.size, b"\0")
-        crc, _, size, length = CENTRAL.unpack(entry)[7:11]
+        crc, _, size, length = CENTRAL.unpack(left[: CENTRAL.size].ljust(CENTRAL.size))[7:11]
         name, left = left[CENTRAL.size :][:length].decode("latin-1"), left[CENTRAL.size + length :]
-        head, start = local_header(name, size, crc), place
-        place += len(head) + size
+        head, entry = headers(name, size, crc, place)
+        start, place = place, place + len(head) + size
         if place > offset or read_at(file, start, len(head)) != head:
             raise refused("Member %s is not stored as it must be." % shown(name))
         members.append(Member(name, place - size, size, crc))
-        again += central_header(name, size, crc, start)
+        again += entry
     if left or again != directory or place != offset:
         raise refused("The directory tells of compression, encryption, links, or other bytes.")
     check_names([member.name for member in members])
@@ -159,24 +146,20 @@ Each, Map, Maybe = partial(Of, "list"), partial(Of, "map"), partial(Of, "maybe")
 Range, Real = partial(Of, "int", None), partial(Of, "real", None)
 SHA, SLUG = re.compile(r"[0-9a-f]{64}"), re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-TEXT = re.compile(r".{0,2000}", re.DOTALL)
-ANY, INF = Range(), math.inf
-PART, POSITIVE = Real(0, INF), Real(5e-324, INF)
+INF, ANY, TEXT = float("inf"), Range(), re.compile(r"(?s).{0,2000}")
+PART, POSITIVE, SIZES = Real(0, INF), Real(5e-324, INF), Each(Range(-(2**63)))
 PROVIDERS = ["CPUExecutionProvider", "CUDAExecutionProvider"]
 ROLES = "model weights selftest runtime plan report doc licence sbom provenance evidence"
 TENSOR = {"name": TEXT, "dtype": SLUG, "shape": Each((ANY, TEXT))}
 TOLERANCE = {"atol": PART, "rtol": PART, "cosine": Real(-1, 1)}
-SIZES = Each(Range(-(2**63)))
 # What a device uses has its exact shape; at what it only shows mpo itself looks closer.
 # fmt: off
 SHAPE: dict[str, Any] = {
     "schema": {"mpo.bundle/1"}, "bundle_version": Range(1, 2**31 - 1), "name": SLUG,
     "version": SLUG, "created": Maybe(STAMP), "tool": {"name": SLUG, "version": SLUG},
     "files": Map({"sha256": SHA, "size": ANY, "role": set(ROLES.split())}),
-    "model": {
-        "format": {"onnx"}, "path": TEXT, "weights": Each(TEXT), "opset": ANY, "ir_version": ANY,
-        "precision": SLUG, "params": ANY, "bytes": ANY, "macs": Maybe(ANY),
-    },
+    "model": {"format": {"onnx"}, "path": TEXT, "weights": Each(TEXT), "ir_version": ANY,
+        "opset": ANY, "precision": SLUG, "params": ANY, "bytes": ANY, "macs": Maybe(ANY)},
     "inputs": Each(TENSOR, 1), "outputs": Each(TENSOR, 1),
     "runtime": {
         "python": SLUG, "onnxruntime": SLUG, "tested_onnxruntime": SLUG,
@@ -185,31 +168,24 @@ SHAPE: dict[str, Any] = {
             "device": re.compile(r"cpu|cuda:[0-9]{1,2}"), "threads": Range(1, 4096), "arena": bool,
             "spinning": bool, "prepacking": bool, "external_weights": bool,
             "optimization": {"all", "extended", "basic", "none"},
-            "mmap_threshold_bytes": Maybe(Range(4096)),
-        },
-    },
+            "mmap_threshold_bytes": Maybe(Range(4096))}},
     "engine": Maybe({
         "backend": {"tensorrt", "tensorrt-rtx"}, "precision": {"onnx", "fp16", "bf16", "int8"},
         "shapes": Map({"min": SIZES, "opt": SIZES, "max": SIZES}), "timeout_s": POSITIVE,
         "workspace_bytes": Maybe(Range(1)), "optimization_level": Maybe(Range(0, 5)),
         "version_compatible": bool, "hardware": {"this", "ampere+", "same-capability"},
-        "refit": bool, "compute_capabilities": Each(TEXT), "memory_bytes": Maybe(Range(1)),
-    }),
-    "selftest": {
-        "inputs": TEXT, "outputs": TEXT, "samples": Range(1, 8), "metric": Maybe(dict),
-        "runtime": TOLERANCE, "engine": TOLERANCE,
-    },
+        "refit": bool, "compute_capabilities": Each(TEXT), "memory_bytes": Maybe(Range(1))}),
+    "selftest": {"inputs": TEXT, "outputs": TEXT, "samples": Range(1, 8), "metric": Maybe(dict),
+        "runtime": TOLERANCE, "engine": TOLERANCE},
     "targets": Each(dict), "budgets": Each(dict), "lineage": dict, "license": TEXT,
-    "limitations": Each(TEXT),
-}
+    "limitations": Each(TEXT)}
 # Where an ONNX file may name other files: message -> field -> message, down to a tensor's entries.
 TENSORS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"}, "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"}, "function": {7: "node", 11: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "node": {5: "attribute"}, "sparse": {1: "tensor", 2: "tensor"}, "tensor": {13: "entry"},
-    "entry": {},
-}
+    "entry": {}}
 # fmt: on
 
 
@@ -244,8 +220,9 @@ def check(value: Any, shape: Any, where: str) -> bool:
 def parse_manifest(raw: bytes) -> dict[str, Any]:
     """The manifest, when it is JSON in its one spelling and of the one known shape."""
     try:
-        hooks: Any = dict.fromkeys(("parse_constant", "parse_int", "parse_float"), number)
-        manifest = json.loads(raw.decode("ascii"), **hooks)
+        if re.search(b"[0-9]{400}", raw):
+            raise ValueError("a number whose length takes a quadratic time to read")
+        manifest = json.loads(raw.decode("ascii"))
         again = canonical(manifest)
     except (ValueError, RecursionError):
         raise refused("%s is no JSON that a bundle may have." % MANIFEST) from None
@@ -263,41 +240,32 @@ def canonical(value: Any) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
-def number(text: str) -> float:
-    """A number that is one, of a sane length: very long ones take a quadratic time to read."""
-    value = float(text) if len(text) <= 40 else INF
-    if not abs(value) < INF:
-        raise ValueError(text)
-    return value if re.search("[.eE]", text) else int(text)
-
-
 def check_meaning(manifest: dict[str, Any]) -> None:
     """Refuse a manifest that contradicts itself."""
     files, model, test = manifest["files"], manifest["model"], manifest["selftest"]
-    folder = model["path"].rpartition("/")[0]
     wanted = [(model["path"], "model"), (test["inputs"], "selftest"), (test["outputs"], "selftest")]
     wanted += [(name, "weights") for name in model["weights"]]
     for name, role in wanted:
         if files.get(name, {}).get("role") != role:
             raise refused("The manifest names no file %s as its %s." % (shown(name), role))
-    inside = {name.rpartition("/")[0] for name in model["weights"]} <= {folder}
-    total = sum(files[name]["size"] for name in [model["path"], *model["weights"]])
-    if not inside or total != model["bytes"]:
+    inside = {paths.dirname(name) for name in model["weights"]} <= {paths.dirname(model["path"])}
+    sizes = [files[name]["size"] for name in [model["path"], *model["weights"]]]
+    if not inside or not sizes[0] or sum(sizes) != model["bytes"]:
         raise refused("The manifest's model is not the files that it names.")
 
 
 # ------------------------------------------------------------------ a bundle
 class Opened(contextlib.AbstractContextManager):  # type: ignore[type-arg]
     """A bundle whose structure and `manifest` are checked; members are checked as they are read.
-    `digest`, the manifest's sha256, names the bundle."""
+    `digest`, the manifest's sha256, names the bundle; `providers`, the best first, may run it."""
 
     def __init__(self, path: str) -> None:
         """Open a .mpo file; else EdgeError says why it is none."""
-        self.path = Path(path)
-        if self.path.exists() and not self.path.is_file():
+        self.path = path
+        if paths.exists(path) and not paths.isfile(path):
             raise EdgeError(USAGE, "%s is no file." % shown(path))
         try:
-            self.file = self.path.open("rb")
+            self.file = open(path, "rb")  # noqa: SIM115
         except OSError as error:
             told = "%s cannot be read: %s." % (shown(path), error.strerror)
             raise EdgeError(USAGE, told) from error
@@ -307,6 +275,8 @@ class Opened(contextlib.AbstractContextManager):  # type: ignore[type-arg]
             raw = b"".join(self.chunks(MANIFEST, known=False))
             self.digest, self.manifest = hashlib.sha256(raw).hexdigest(), parse_manifest(raw)
             self._agree()
+            more = PROVIDERS[: self.manifest["runtime"]["fallback"] == "allow"]
+            self.providers = list(dict.fromkeys(self.manifest["runtime"]["providers"] + more))
             stack.pop_all()
 
     def __exit__(self, *error: object) -> None:
@@ -330,9 +300,8 @@ class Opened(contextlib.AbstractContextManager):  # type: ignore[type-arg]
         digest, crc, left, held = hashlib.sha256(), 0, member.size, b""
         while left:
             part = read_at(self.file, member.offset + member.size - left, min(left, CHUNK))
-            left -= len(part)
             digest.update(part)
-            crc = zlib.crc32(part, crc)
+            left, crc = left - len(part), zlib.crc32(part, crc)
             if held:
                 yield held
             held = part
@@ -360,96 +329,115 @@ class Opened(contextlib.AbstractContextManager):  # type: ignore[type-arg]
 
 
 # ------------------------------------------------------------------ this device
+def imported(name: str) -> Any:
+    """A library; None where it is not installed."""
+    with contextlib.suppress(ImportError):
+        return importlib.import_module(name)
+
+
 def device() -> dict[str, Any]:
     """This device, as far as a manifest asks."""
     about: dict[str, Any] = {"arch": platform.machine(), "os": platform.system(), "gpu": gpu()}
-    about.update(python=platform.python_version(), onnxruntime="0", providers=[])
-    with contextlib.suppress(ImportError):
-        import onnxruntime as ort
-
-        about.update(onnxruntime=ort.__version__, providers=ort.get_available_providers())
+    library = imported("onnxruntime")
+    told = (library.__version__, library.get_available_providers()) if library else ("0", [])
+    about.update(python=platform.python_version(), onnxruntime=told[0], providers=told[1])
     return about
 
 
-def allowed(manifest: dict[str, Any]) -> list[str]:
-    """The providers that may run the model, the best first."""
-    told = manifest["runtime"]
-    return list(dict.fromkeys(told["providers"] + PROVIDERS[: told["fallback"] == "allow"]))
-
-
-def own_folder(kind: str) -> Path:
-    """This user's private folder: "cache" for what can be made again, "config" for the key."""
+def own_folder(kind: str, *more: str) -> str:
+    """This user's private "cache" or "config" (with the key), or a path in it."""
     base = os.environ.get("MPO_EDGE_HOME") or os.environ.get("XDG_%s_HOME" % kind.upper())
-    folder = Path(base or Path.home() / ("." + kind)) / ("mpo-edge-" + kind)
-    folder.mkdir(0o700, parents=True, exist_ok=True)
-    seen = folder.lstat()
-    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid() or seen.st_mode & 0o022:
+    folder = paths.join(base or paths.expanduser("~/." + kind), "mpo-edge-" + kind)
+    os.makedirs(folder, 0o700, exist_ok=True)
+    seen = os.lstat(folder)
+    if paths.islink(folder) or seen.st_uid != os.getuid() or seen.st_mode & 0o022:
         told = "%s is not this user's alone: what lies there is not believed." % shown(folder)
         raise EdgeError(REFUSED, told, "Delete it, or name another folder with MPO_EDGE_HOME.")
-    return folder
+    return paths.join(folder, *more)
 
 
-def store(path: Path, chunks: Iterable[bytes]) -> None:
+def store(path: str, chunks: Iterable[bytes]) -> None:
     """Write a private file, whole or not at all."""
-    new = path.with_name(".%s.%d" % (path.name, os.getpid()))
-    new.touch(0o600, exist_ok=False)
+    new = paths.join(paths.dirname(path), ".%s.%d" % (paths.basename(path), os.getpid()))
+    number = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with new.open("wb") as file:
-            for part in chunks:
-                file.write(part)
+        with open(number, "wb") as file:
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
-        new.replace(path)
+        os.replace(new, path)
     except BaseException:
-        new.unlink()
+        os.unlink(new)
         raise
 
 
-def same(path: Path, sha: str) -> bool:
+def content(path: str) -> bytes:
+    """The bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def mapped(path: str) -> Any:
+    """The bytes of a file, not copied; ValueError when it has none."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def same(path: str, sha: str) -> bool:
     """Whether a file is there, no link, and has this sha256."""
-    digest = hashlib.sha256()
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        for part in iter(lambda: file.read(CHUNK), b""):
-            digest.update(part)
-    return digest.hexdigest() == sha and not path.is_symlink()
+    with contextlib.suppress(OSError, ValueError), mapped(path) as raw:
+        return hashlib.sha256(raw).hexdigest() == sha and not paths.islink(path)
+    return False
 
 
-def laid_out(bundle: Opened) -> Path:
+def laid_out(bundle: Opened) -> str:
     """The model's path in this user's cache, every byte of it and of its weights checked now."""
     model, files = bundle.manifest["model"], bundle.manifest["files"]
     shas = {name: files[name]["sha256"] for name in [model["path"], *model["weights"]]}
-    folder = own_folder("cache") / hashlib.sha256(canonical(shas)).hexdigest()
-    folder.mkdir(0o700, exist_ok=True)
-    for name, sha in shas.items():
-        if not same(folder / Path(name).name, sha):
-            store(folder / Path(name).name, bundle.chunks(name))
-    path = folder / Path(model["path"]).name
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        check_weights(raw, {Path(name).name.encode() for name in model["weights"]})
-    return path
+    folder = own_folder("cache", hashlib.sha256(canonical(shas)).hexdigest())
+    os.makedirs(folder, 0o700, exist_ok=True)
+    places = {name: paths.join(folder, paths.basename(name)) for name in shas}
+    for name, place in places.items():
+        if not same(place, shas[name]):
+            store(place, bundle.chunks(name))
+    with mapped(places[model["path"]]) as raw:
+        check_weights(raw, {paths.basename(name).encode() for name in model["weights"]})
+    return places[model["path"]]
+
+
+def ready(bundle: Opened) -> str:
+    """The model as laid_out has it; while its bytes are hashed, a thread imports what runs it."""
+    import threading
+
+    name = "numpy" if bundle.manifest["engine"] else "onnxruntime"
+    thread = threading.Thread(target=imported, args=(name,))
+    thread.start()
+    try:
+        return laid_out(bundle)
+    finally:
+        thread.join()
 
 
 def check_weights(raw: Any, known: set[bytes]) -> None:
     """Refuse a model that reads weights from any file but those of the bundle, wherever in nested
     graphs, functions and sparse tensors it says so: older runtimes follow links and "../"."""
-    # The key before a file's name; most models have it nowhere.
-    deep = any(b"location" in raw[at : at + CHUNK + 7] for at in range(0, len(raw), CHUNK))
     pending = [("model", 0, len(raw))]
     while pending:
-        kind, place, end = pending.pop()
-        texts = []
+        (kind, place, end), texts = pending.pop(), []
         while place < end:
             tag, place = varint(raw, place, end)
-            size = {1: 8, 5: 4}.get(tag & 7, 0)
-            if tag & 7 in (0, 2):
+            field, wire, size = tag >> 3, tag & 7, {1: 8, 5: 4}.get(tag & 7, 0)
+            if wire in (0, 2):
                 value, place = varint(raw, place, end)
-                size = value if tag & 7 == 2 else 0
-            if tag & 7 in (3, 4, 6, 7) or place + size > end:
+                size = value if wire else 0
+            if wire in (3, 4, 6, 7) or place + size > end:
                 raise refused("The model is no ONNX file.")
-            if tag & 7 == 2 and deep and tag >> 3 in TENSORS[kind]:
-                pending.append((TENSORS[kind][tag >> 3], place, place + size))
-            elif tag & 7 == 2 and kind == "entry":
-                texts.append((tag >> 3, raw[place : place + size]))
+            if wire == 2 and kind == "entry":
+                texts.append((field, raw[place : place + size]))
+            elif wire == 2 and field in TENSORS[kind]:
+                # A look into what is long is faster than a search of all its weights.
+                at = place if size > CHUNK >> 4 else raw.find(b"location", place, place + size)
+                pending += [(TENSORS[kind][field], place, place + size)] * (at >= 0)
             place += size
         named = [text for field, text in texts if field == 2]
         if (1, b"location") in texts and (len(texts) != 2 or named[0] not in known):
@@ -466,21 +454,55 @@ def varint(raw: Any, place: int, end: int) -> tuple[int, int]:
     raise refused("The model is no ONNX file.")
 
 
-# ------------------------------------------------------------------ arrays
 def read_arrays(raw: bytes, only: str = "", call: str = "") -> dict[str, Any]:
-    """Arrays by name out of an .npz, or under the name `only` out of an .npy; no array of objects,
-    and none larger than the file. With a `call` those of other calls are named only: None."""
+    """Arrays by name out of an .npz as numpy.savez writes it, or under the name `only` out of an
+    .npy. With a `call` those of other calls are named only: None."""
+    try:
+        if raw.startswith(NPY):
+            return {only: array_of(raw)}
+        found, left, end = {}, len(raw), raw.rindex(b"PK\5\6")
+        count, _, place = END.unpack_from(raw, end)[4:7]
+        for _ in range(count):
+            entry = CENTRAL.unpack_from(raw, place)
+            method, crc, size, length, offset = (entry[at] for at in (4, 7, 9, 10, 16))
+            name = raw[place + CENTRAL.size : place + CENTRAL.size + length].decode()
+            place, left = place + CENTRAL.size + sum(entry[10:13]), left - size
+            start = offset + LOCAL.size + sum(LOCAL.unpack_from(raw, offset)[9:])
+            part = raw[start : start + size]
+            if method != STORED or left < 0 or zlib.crc32(part) != crc:
+                raise ValueError("compressed or damaged; write it with numpy.savez")
+            found[name[: -len(".npy")]] = array_of(part) if name.startswith(call) else None
+        return found
+    except (ValueError, LookupError, TypeError, SyntaxError, struct.error, MemoryError) as error:
+        raise EdgeError(USAGE, "No file of plain arrays: %s" % shown(error)) from error
+
+
+def array_of(raw: bytes) -> Any:
+    """The array of an .npy file, none of objects; numpy.load takes 10 ms more on its first use."""
+    import ast, numpy  # noqa: E401, I001
+
+    start = 10 if raw[len(NPY)] == 1 else 12
+    end = start + int.from_bytes(raw[8:start], "little")
+    if not raw.startswith(NPY) or end > min(len(raw), 10_000):
+        raise ValueError("an array without its header")
+    told = ast.literal_eval(raw[start:end].decode("ascii").strip())
+    array: Any = numpy.frombuffer(raw[end:], numpy.dtype(str(told["descr"])))
+    return array.reshape(told["shape"], order="CF"[told["fortran_order"]])
+
+
+def packed(arrays: dict[str, Any]) -> list[bytes]:
+    """The parts of an .npz file; numpy.savez takes 10 ms more on its first use."""
     import numpy
 
-    try:
-        found = numpy.load(io.BytesIO(raw), allow_pickle=False)
-        if isinstance(found, numpy.ndarray):
-            return {only: found}
-        if any(one.compress_type or one.file_size > len(raw) for one in found.zip.infolist()):
-            raise ValueError("compressed; write it with numpy.savez")
-        return {name: found[name] if name.startswith(call) else None for name in found.files}
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, RuntimeError) as error:
-        raise EdgeError(USAGE, "No file of plain arrays: %s" % shown(error)) from error
+    body, directory = io.BytesIO(), b""
+    for name, array in arrays.items():
+        file = io.BytesIO()
+        numpy.save(file, array, allow_pickle=False)
+        raw = file.getvalue()
+        head, entry = headers(name + ".npy", len(raw), zlib.crc32(raw), body.tell())
+        body.write(head + raw)
+        directory += entry
+    return [body.getvalue(), directory, end_record(len(arrays), len(directory), body.tell())]
 
 
 def calls_of(bundle: Opened, most: int) -> list[list[dict[str, Any]]]:
@@ -533,17 +555,13 @@ EMPTY = bytes.fromhex(  # y = x, one number: what memory is measured above
 class Runtime:
     """The model in ONNX Runtime, with the options that its figures were measured with."""
 
-    def __init__(self, manifest: dict[str, Any], provider: str, path: Path | None) -> None:
+    def __init__(self, manifest: dict[str, Any], provider: str, path: str | None) -> None:
         """Open the model, or without a path the one that does nothing."""
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as states
 
         if provider not in onnxruntime.get_available_providers():
             raise EdgeError(UNFIT, "ONNX Runtime has no %s here." % provider)
         told, options = manifest["runtime"]["session"], onnxruntime.SessionOptions()
-        kinds = [one for one in vars(states).values() if isinstance(one, type)]
-        self.errors: Any = tuple(one for one in kinds if issubclass(one, Exception))
-        self.errors += (RuntimeError, ValueError)
         self.name, self.about = provider, "onnxruntime " + onnxruntime.__version__
         if told["mmap_threshold_bytes"] and sys.platform.startswith("linux"):
             with contextlib.suppress(AttributeError):  # not glibc
@@ -557,10 +575,9 @@ class Runtime:
         options.add_session_config_entry("session.disable_prepacking", packing)
         number = {"device_id": told["device"].partition(":")[2] or "0"}
         asked = (provider, number if provider == PROVIDERS[1] else {})
-        model = EMPTY if path is None else str(path)
         try:
-            self.session = onnxruntime.InferenceSession(model, options, [asked])
-        except self.errors as error:
+            self.session = onnxruntime.InferenceSession(path or EMPTY, options, [asked])
+        except Exception as error:  # its errors have no class in common
             raise EdgeError(FAILED, "ONNX Runtime cannot load it: %s" % shown(error)) from error
         if self.session.get_providers()[0] != provider:  # it falls back without a word
             raise EdgeError(UNFIT, "ONNX Runtime cannot use its %s here." % provider)
@@ -570,16 +587,15 @@ class Runtime:
         """Outputs by name; EdgeError when the inputs do not fit, or the runtime fails."""
         try:
             return dict(zip(self.outputs, self.session.run(None, feeds)))
-        except self.errors as error:
+        except Exception as error:
             raise EdgeError(FAILED, "ONNX Runtime failed: %s" % shown(error)) from error
 
 
-def ways(bundle: Opened, state: dict[str, Any], build: bool) -> Iterator[Any]:
+def ways(bundle: Opened, path: str, state: dict[str, Any], build: bool) -> Iterator[Any]:
     """Everything that may run the model here, opened, the best first: an engine, ONNX Runtime on
     the GPU, ONNX Runtime on the CPU if the manifest allows it. What fails goes to "fallbacks"."""
-    path = laid_out(bundle)
     state.update(backend=None, engine="none", fallbacks=[])
-    for name in ["engine"] * bool(bundle.manifest["engine"]) + allowed(bundle.manifest):
+    for name in ["engine"] * bool(bundle.manifest["engine"]) + bundle.providers:
         try:
             if name == "engine":
                 yield engine_of(bundle, path, state, build)
@@ -589,18 +605,17 @@ def ways(bundle: Opened, state: dict[str, Any], build: bool) -> Iterator[Any]:
             state["fallbacks"].append("%s: %s" % (name, error))
 
 
-def start(bundle: Opened, build: bool = True) -> tuple[Any, dict[str, Any]]:
+def start(bundle: Opened, path: str, build: bool) -> tuple[Any, dict[str, Any]]:
     """The best that runs the model here, proved on a sample, and how it came; else EdgeError."""
     state: dict[str, Any] = {}
     sample = calls_of(bundle, 1)  # before a session's threads spin
-    for backend in ways(bundle, state, build):
+    for backend in ways(bundle, path, state, build):
         state["selftest"] = proved(bundle, backend, sample)
         if state["selftest"]["ok"]:
             state["backend"] = backend.name
             return backend, state
         state["fallbacks"].append("%s: the first sample came out wrong" % backend.name)
-    why = "; ".join(state["fallbacks"])
-    raise EdgeError(UNFIT, "Nothing that the manifest allows runs this model here.", why)
+    raise EdgeError(UNFIT, "Nothing allowed runs this model here.", "; ".join(state["fallbacks"]))
 
 
 # ------------------------------------------------------------------ engines
@@ -609,12 +624,11 @@ MODULES, DAY = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}, 86400.0
 
 def gpu() -> dict[str, str]:
     """The first GPU as its driver tells of it; empty where there is none."""
-    count, which, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    which, driver = ctypes.c_int(), ctypes.c_int()
     name, uuid = ctypes.create_string_buffer(256), ctypes.create_string_buffer(16)
     with contextlib.suppress(OSError):
         cuda = ctypes.CDLL("libcuda.so.1")
-        if not cuda.cuInit(0) and not cuda.cuDeviceGetCount(ctypes.byref(count)) and count.value:
-            cuda.cuDeviceGet(ctypes.byref(which), 0)
+        if not cuda.cuInit(0) and not cuda.cuDeviceGet(ctypes.byref(which), 0):
             cuda.cuDeviceGetName(name, 256, which)
             cuda.cuDeviceGetUuid(uuid, which)
             cuda.cuDriverGetVersion(ctypes.byref(driver))
@@ -691,42 +705,41 @@ def signed(key: str, payload: bytes) -> bytes:
     """The mark of what this user's own key vouches for; made on the first use."""
     import hmac  # here, as others: a start waits for what it needs only
 
-    path = own_folder("config") / "key"
-    if not path.exists():
+    path = own_folder("config", "key")
+    if not paths.exists(path):
         store(path, [os.urandom(32)])
-    return hmac.new(path.read_bytes(), key.encode() + b"\0" + payload, "sha256").digest()
+    return hmac.new(content(path), key.encode() + b"\0" + payload, "sha256").digest()
 
 
-def engine_of(bundle: Opened, path: Path, state: dict[str, Any], build: bool) -> Engine:
+def engine_of(bundle: Opened, path: str, state: dict[str, Any], build: bool) -> Engine:
     """The engine by the manifest's recipe: the one that was built and signed here for this model,
     library, GPU and driver, else a new one. A build that fails is not tried again for a day."""
-    told, model, files = (bundle.manifest[key] for key in ("engine", "model", "files"))
-    try:
-        version = str(importlib.import_module(MODULES[told["backend"]]).__version__)
-    except ImportError as error:
-        raise EdgeError(PARTIAL, "%s is not installed" % MODULES[told["backend"]]) from error
-    shas = [files[name]["sha256"] for name in [model["path"], *model["weights"]]]
-    key = hashlib.sha256(canonical([shas, told, version, gpu()])).hexdigest()
-    entry, failure = (own_folder("cache") / (key + end) for end in (".engine", ".failed"))
-    if entry.is_file():
-        raw = entry.read_bytes()
+    told = bundle.manifest["engine"]
+    library = imported(MODULES[told["backend"]])
+    if library is None:
+        raise EdgeError(PARTIAL, "%s is not installed" % MODULES[told["backend"]])
+    shas = paths.basename(paths.dirname(path))  # of the model's files
+    key = hashlib.sha256(canonical([shas, told, library.__version__, gpu()])).hexdigest()
+    entry, failure, new = (own_folder("cache", key + end) for end in (".engine", ".failed", ".new"))
+    if paths.isfile(entry):
+        raw = content(entry)
         if raw[:32] == signed(key, raw[32:]):
             state["engine"] = "cached"
             return Engine(told["backend"], raw[32:])
-        entry.unlink()
+        os.unlink(entry)
         state["fallbacks"].append("engine: the cached one was not signed here; it is built again")
     if not build:
         raise EdgeError(PARTIAL, "none is built yet: mpo_edge.py build-engine")
-    if failure.is_file() and 0 <= time.time() - failure.stat().st_mtime < DAY:
-        raise EdgeError(PARTIAL, "the last build failed: " + failure.read_text()[:NAME])
-    output = entry.with_suffix(".new")
+    if paths.isfile(failure) and 0 <= time.time() - paths.getmtime(failure) < DAY:
+        why = content(failure).decode("ascii", "replace")[:NAME]
+        raise EdgeError(PARTIAL, "the last build failed: " + why)
     try:
-        built(bundle, path, output)
+        built(bundle, path, new)
     except EdgeError as error:
         store(failure, [error.message.encode("ascii", "replace")])
         raise
-    raw = output.read_bytes()
-    output.unlink()
+    raw = content(new)
+    os.unlink(new)
     store(entry, [signed(key, raw), raw])
     state["engine"] = "built"
     return Engine(told["backend"], raw)
@@ -736,33 +749,33 @@ INSIDE = ".mpo" + os.sep in __file__  # started out of a bundle
 MYSELF = __file__.partition(".mpo" + os.sep)[0] + ".mpo" if INSIDE else __file__
 
 
-def child_of(asked: dict[str, Any]) -> list[str]:
-    """The command line of a child of this program."""
-    return [sys.executable, MYSELF, "_child", json.dumps(asked, default=str)]
-
-
-def built(bundle: Opened, path: Path, output: Path) -> None:
-    """Build in a child with limits on its time and memory; it runs the engine once, too."""
+def child(asked: dict[str, Any], *before: str) -> Any:
+    """This program again, in a process that does what is asked."""
     import subprocess
 
-    told = bundle.manifest["engine"]
-    asked = {"does": "build_here", "bundle": bundle.path, "model": path, "output": output}
-    child = subprocess.Popen(child_of(asked), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    line = [*before, sys.executable, MYSELF, "_child", json.dumps(asked)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def built(bundle: Opened, path: str, output: str) -> None:
+    """Build in a child with limits on its time and memory; it runs the engine once, too."""
+    told, asked = bundle.manifest["engine"], {"does": "build_here", "bundle": bundle.path}
+    process = child({**asked, "model": path, "output": output})
     limit = told["memory_bytes"] or told_by("meminfo", "MemAvailable") * 9 // 10 or 1 << 40
     end = time.monotonic() + told["timeout_s"]
     try:
-        while child.poll() is None:
+        while process.poll() is None:
             if time.monotonic() > end:
                 raise EdgeError(PARTIAL, "the build took longer than %g s" % told["timeout_s"])
-            if told_by("%d/status" % child.pid, "VmRSS") > limit:
+            if told_by("%d/status" % process.pid, "VmRSS") > limit:
                 raise EdgeError(PARTIAL, "the build held more than %d bytes" % limit)
             time.sleep(0.05)
     finally:
-        child.kill()
-        said = child.communicate()[0][-4096:].decode("ascii", "replace").strip().split("\n")[-1]
-    if child.returncode:
+        process.kill()
+        said = process.communicate()[0][-4096:].decode("ascii", "replace").strip().split("\n")[-1]
+    if process.returncode:
         why = json.loads(said)["error"] if said.startswith('{"error"') else "no reason is given"
-        raise EdgeError(PARTIAL, "the build ended with %d: %s" % (child.returncode, why))
+        raise EdgeError(PARTIAL, "the build ended with %d: %s" % (process.returncode, why))
 
 
 def build_here(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
@@ -792,14 +805,13 @@ def build_here(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
         raise EdgeError(PARTIAL, "an engine is built, but no GPU is here to prove it on")
     if not proved(bundle, Engine(told["backend"], bytes(raw)), calls_of(bundle, 1))["ok"]:
         raise EdgeError(PARTIAL, "the engine's first sample came out wrong")
-    Path(asked.output).write_bytes(bytes(raw))
+    store(asked.output, [raw])
     return {}
 
 
-# ------------------------------------------------------------------ figures
 def told_by(file: str, key: str) -> int:
     """A figure of /proc in bytes (VmHWM is a process's own peak); 0 where there is none."""
-    with contextlib.suppress(OSError), open("/proc/" + file) as lines:  # noqa: PTH123
+    with contextlib.suppress(OSError), open("/proc/" + file) as lines:
         for line in lines:
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
@@ -837,19 +849,17 @@ def measure(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
 
 def bench(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
     """Latency and peak memory here, in fresh processes."""
-    import subprocess
-
-    state, told = start(bundle, build=not asked.no_build)[1], bundle.manifest["runtime"]
+    state, told = start(bundle, ready(bundle), not asked.no_build)[1], bundle.manifest["runtime"]
+    more = {"does": "measure", "bundle": bundle.path, "backend": state["backend"]}
     rows: dict[str, list[dict[str, float]]] = {"model": [], "empty": []}
     for kind in list(rows) * asked.processes:
         # A small shell between: the kernel hands a parent's peak memory to its child.
-        more = {"does": "measure", "bundle": bundle.path, "backend": state["backend"], "kind": kind}
-        line = ["/bin/sh", "-c", '"$@"; exit $?', "mpo-edge"]
-        line += child_of({**more, "seconds": asked.seconds})
-        done = subprocess.run(line, stdout=subprocess.PIPE, check=False)
-        if done.returncode:
-            raise EdgeError(FAILED, "A measuring process ended with %d." % done.returncode)
-        rows[kind].append(json.loads(done.stdout.decode()))
+        shell = ("/bin/sh", "-c", '"$@"; exit $?', "mpo-edge")
+        with child({**more, "kind": kind, "seconds": asked.seconds}, *shell) as process:
+            answer = process.communicate()[0]
+        if process.returncode:
+            raise EdgeError(FAILED, "A measuring process ended with %d." % process.returncode)
+        rows[kind].append(json.loads(answer.decode()))
     mid = asked.processes // 2
     figures, floor = ({k: sorted(x[k] for x in own)[mid] for k in own[0]} for own in rows.values())
     for key in ("load_memory_bytes", "peak_memory_bytes"):
@@ -863,24 +873,16 @@ def bench(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
 def verify(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
     """Whether every byte of a bundle is what its manifest says (0, else 8), and who signed it."""
     bundle.verify()
-    raw, told = bundle.signature(), "not checked"
-    if raw is None or asked.key is None:
-        told = "none" if raw is None else told
-        if asked.key is not None or asked.require_signature:
-            raise EdgeError(REFUSED, "A signature is required; here: %s." % told, "--key KEY.pub")
-    else:
-        place = __name__.rpartition(".")[0] + ".mpo_signature"  # it lies beside this file
-        sys.path += [str(Path(__file__).parent)] * (__name__ == "__main__")  # -I leaves it out
-        signature = importlib.import_module(place.lstrip("."))
-        shas = {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
-        pem, manifest = Path(asked.key).read_bytes(), bundle.manifest
+    told = "none" if bundle.signature() is None else "not checked"
+    if asked.key is not None:
+        signature = importlib.import_module(".".join(filter(None, (__package__, "mpo_signature"))))
         try:
-            signature.check(raw, pem, {MANIFEST: bundle.digest, **shas})
-            seen = own_folder("config") / "versions.json"
-            signature.raise_version(seen, pem, manifest["name"], manifest["bundle_version"])
+            signature.vouched(bundle, content(asked.key), own_folder("config", "versions.json"))
         except signature.SignatureError as error:
             raise refused("The signature does not hold: %s." % error) from error
         told = "valid"
+    elif asked.require_signature:
+        raise EdgeError(REFUSED, "A signature is required; here: %s." % told, "--key KEY.pub")
     facts = {key: bundle.manifest[key] for key in ("name", "version", "bundle_version")}
     return {"ok": True, "digest": bundle.digest, **facts, "signature": told}
 
@@ -892,8 +894,8 @@ def info(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
         have, need = ([int(n) for n in re.findall("[0-9]+", x[key])[:3]] for x in (here, told))
         if have < need:
             reasons.append("%s is %s; %s is the least." % (key, here[key], told[key]))
-    if not set(allowed(bundle.manifest)) & set(here["providers"]):
-        reasons.append("onnxruntime has none of %s." % ", ".join(allowed(bundle.manifest)))
+    if not set(bundle.providers) & set(here["providers"]):
+        reasons.append("onnxruntime has none of %s." % ", ".join(bundle.providers))
     about = {"fits": not reasons, "reasons": reasons, "device": here, "digest": bundle.digest}
     return {**about, "manifest": bundle.manifest, "exit_code": UNFIT if reasons else OK}
 
@@ -902,9 +904,8 @@ def selftest(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
     """Known samples through everything that may run the model here (0, else 1)."""
     bundle.verify()
     state: dict[str, Any] = {}
-    rows = [
-        proved(bundle, one, calls_of(bundle, 8)) for one in ways(bundle, state, not asked.no_build)
-    ]
+    found = ways(bundle, ready(bundle), state, not asked.no_build)
+    rows = [proved(bundle, one, calls_of(bundle, 8)) for one in found]
     ok = bool(rows) and all(row["ok"] for row in rows)
     told = {"ok": ok, "digest": bundle.digest, "backends": rows, "state": state}
     return {**told, "exit_code": OK if ok else FAILED if rows else UNFIT}
@@ -912,25 +913,21 @@ def selftest(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
 
 def run(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
     """The model on an .npz, or an .npy when it has one input; --output keeps the outputs."""
-    import numpy
-
-    tensors = {one["name"]: one for one in bundle.manifest["inputs"]}
-    arrays = read_arrays(Path(asked.input).read_bytes(), next(iter(tensors)))
+    path, tensors = ready(bundle), {one["name"]: one for one in bundle.manifest["inputs"]}
+    arrays = read_arrays(content(asked.input), next(iter(tensors)))
     for name, one in tensors.items():
         array, axes = arrays.get(name), one["shape"]
         wrong = array is None or array.dtype != one["dtype"] or array.ndim != len(axes)
         if wrong or set(arrays) != set(tensors):
             asks = "%s %s" % (one["dtype"], "x".join(map(str, axes)))
             raise EdgeError(USAGE, "Input %s must be %s." % (shown(name), asks), "See: info")
-    backend, state = start(bundle, build=not asked.no_build)
+    backend, state = start(bundle, path, not asked.no_build)
     outputs, told = backend.run(arrays), {}
     for name, array in outputs.items():
         values = array.tolist() if array.size <= 1000 and not asked.output else None
         told[name] = {"shape": list(array.shape), "values": values}
     if asked.output:
-        file = io.BytesIO()
-        numpy.savez(file, **outputs)
-        store(Path(asked.output), [file.getvalue()])
+        store(asked.output, packed(outputs))
     return {"state": state, "outputs": told}
 
 
@@ -996,4 +993,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # looking through what a start makes, which stays, takes 8 ms
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy computes nothing here
+    sys.path.append(paths.dirname(paths.abspath(__file__)))  # which -I leaves out
     sys.exit(main())

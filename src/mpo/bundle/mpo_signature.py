@@ -24,7 +24,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 PAYLOAD = "application/vnd.in-toto+json"
 MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -275,21 +275,25 @@ def default_state() -> Path:
     return Path(home).expanduser() / "mpo-edge-config" / "versions.json"
 
 
+def vouched(bundle: Any, pem: bytes, state: Union[str, Path], lower: bool = False) -> int:
+    """Hold an opened bundle, whose bytes are verified, to a key; the rest as raise_version."""
+    signature, manifest = bundle.signature(), bundle.manifest
+    if signature is None:
+        raise SignatureError("the bundle has none")
+    files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    check(signature, pem, {"bundle.json": bundle.digest, **files})
+    return raise_version(Path(state), pem, manifest["name"], manifest["bundle_version"], lower)
+
+
 def held(edge: Any, asked: argparse.Namespace) -> Dict[str, Any]:
     """Hold a bundle to the key: what the program says when all is well."""
     with edge.Opened(asked.bundle) as bundle:
         bundle.verify()
-        signature, manifest = bundle.signature(), bundle.manifest
-        if signature is None:
-            raise SignatureError("the bundle has none")
-        pem = Path(asked.key).read_bytes()
-        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-        check(signature, pem, {edge.MANIFEST: bundle.digest, **files})
         state = Path(asked.state) if asked.state else default_state()
-        name, version = manifest["name"], manifest["bundle_version"]
-        before = raise_version(state, pem, name, version, asked.allow_downgrade)
-        told = {"name": name, "bundle_version": version, "highest_before": before}
-        return {"ok": True, "digest": bundle.digest, **told, "signature": "valid"}
+        before = vouched(bundle, Path(asked.key).read_bytes(), state, asked.allow_downgrade)
+        told = {key: bundle.manifest[key] for key in ("name", "bundle_version")}
+        about = {"digest": bundle.digest, **told, "highest_before": before}
+        return {"ok": True, **about, "signature": "valid"}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

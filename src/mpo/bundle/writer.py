@@ -23,13 +23,11 @@ from mpo.records.bundle import Role
 STARTER_NAME = "__main__.py"
 STARTER = b'''"""python3 FILE.mpo COMMAND: start the program that lies in the bundle."""
 
+import runpy
 import sys
 
 sys.path.insert(0, __file__.replace("__main__.py", "runtime"))
-
-import mpo_edge
-
-sys.exit(mpo_edge.main())
+runpy.run_module("mpo_edge", run_name="__main__")
 '''
 Chunks = Callable[[], Iterator[bytes]]
 Content = bytes | Path
@@ -142,7 +140,7 @@ def _pack(path: Path, members: Mapping[str, Chunks]) -> None:
     directory, offset = b"", 0
     with path.open("wb") as file:
         for name, chunks in members.items():
-            file.write(mpo_edge.local_header(name, 0, 0))
+            file.write(mpo_edge.headers(name, 0, 0)[0])
             size = crc = 0
             for chunk in chunks():
                 file.write(chunk)
@@ -154,9 +152,9 @@ def _pack(path: Path, members: Mapping[str, Chunks]) -> None:
                     hint="Export at a lower precision: --precision fp16.",
                 )
             file.seek(offset)
-            file.write(mpo_edge.local_header(name, size, crc))
+            head, entry = mpo_edge.headers(name, size, crc, offset)
+            file.write(head)
             file.seek(after)
-            directory += mpo_edge.central_header(name, size, crc, offset)
-            offset = after
+            directory, offset = directory + entry, after
         file.write(directory)
         file.write(mpo_edge.end_record(len(members), len(directory), offset))
