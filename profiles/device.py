@@ -17,6 +17,7 @@ from mpo.records import Conditions, Device, Environment, SessionOptions
 PROBE = Path(__file__).with_name("probe.py")
 STATE = Path(__file__).with_name("probe_state.py")
 DESCRIBE_S = 60.0
+WATCH_S = 0.4  # in which other processes' work is counted
 # Packages that run no model when a target is measured: their versions change no figure.
 BESIDE = ("mpo-optimizer", "torch", "onnx")
 MEMORY_STEP = 2**28  # the kernel keeps a little of the memory, another amount in each version
@@ -29,7 +30,7 @@ def describe(target: Target) -> Device:
         UsageError: the target cannot answer until the user does something.
         MpoError: the process failed, or its answer is no description.
     """
-    return observe(target)[0]
+    return _described(target, 0.0)[0]
 
 
 def observe(target: Target) -> tuple[Device, Conditions]:
@@ -39,10 +40,14 @@ def observe(target: Target) -> tuple[Device, Conditions]:
         UsageError: the target cannot answer until the user does something.
         MpoError: a process failed, or its answer is no description.
     """
+    return _described(target, WATCH_S)
+
+
+def _described(target: Target, watch_s: float) -> tuple[Device, Conditions]:
+    """With the work of others that `watch_s` seconds show."""
     told = target.run(Job("described the device", PROBE, {"job": "describe"}, timeout=DESCRIBE_S))
-    state = target.run(
-        Job("looked at the device's state", STATE, {"job": "state"}, timeout=DESCRIBE_S)
-    )
+    request = {"job": "state", "watch_s": watch_s}
+    state = target.run(Job("looked at the device's state", STATE, request, timeout=DESCRIBE_S))
     try:
         device = Device.model_validate({**told, "gpus": state.get("gpus", ())})
         return device, Conditions.model_validate(state.get("conditions", {}))

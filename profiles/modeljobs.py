@@ -24,6 +24,7 @@ Inputs = Path | Mapping[str, NDArray[Any]]
 ONNX = "onnx"
 WORKER = Path(__file__).with_name("worker.py")
 MEMORY_CALLS = 3
+WARM_UP_S = (0.2, 3.0)  # at least, and at most until it is steady (MEASURING.md 2)
 
 
 def model_job(
@@ -59,7 +60,7 @@ def model_job(
         for name in external_names(path):
             files[f"model{place}/{name}"] = path.parent / name
         files[names["inputs"][-1]] = _saved(given, folder / f"inputs{place}.npz")
-    request = {**names, "session": session.model_dump(mode="json"), "cap": 3.0}
+    request = {**names, "session": session.model_dump(mode="json"), "warm_up": WARM_UP_S}
     if session.device != "cpu":
         files[WATCH.name], request["watch"] = WATCH, WATCH.name
     if session.runner != ONNX:

@@ -1,7 +1,8 @@
 """The child that looks at a device's state: its GPUs, how busy, how hot and how throttled it is.
 
 A script for profiles/jobs.py: standard library, NVML's Python binding where it is there;
-Python >= 3.8. What the system does not tell is None. The request is {"job": "state"}.
+Python >= 3.8. What the system does not tell is None. The request is {"job": "state",
+"watch_s": SECONDS in which other processes' work is counted; 0 counts none}.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path("/")
-PAUSE = 0.4  # seconds of sleep in which other processes' work is counted
 # Integrated GPUs have no driver query: the chip tells their compute capability (NVIDIA's list of
 # CUDA GPUs).
 TEGRA = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra234": "8.7"}
@@ -143,12 +143,12 @@ def ticks(root: Path = ROOT) -> tuple[float, float] | None:
     return (user + nice + system + irq + soft) / second, stolen / second
 
 
-def others(root: Path = ROOT) -> tuple[float, ...] | None:
-    """Cores that are busy and cores that are stolen while this process sleeps."""
+def others(watch_s: float, root: Path = ROOT) -> tuple[float, ...] | None:
+    """Cores that are busy and cores that are stolen while this process sleeps so many seconds."""
     start, before = time.perf_counter(), ticks(root)
-    time.sleep(PAUSE)
+    time.sleep(watch_s)
     after, seconds = ticks(root), time.perf_counter() - start
-    if before is None or after is None:
+    if not watch_s or before is None or after is None:
         return None
     return tuple(max(0.0, after[at] - before[at]) / seconds for at in (0, 1))
 
@@ -197,9 +197,9 @@ def on_battery(root: Path = ROOT) -> bool | None:
     return False if own else None
 
 
-def conditions(root: Path = ROOT) -> dict[str, Any]:
+def conditions(watch_s: float, root: Path = ROOT) -> dict[str, Any]:
     """What records.Conditions holds."""
-    counted = others(root)
+    counted = others(watch_s, root)
     load = number((read(root / "proc/loadavg").split() or [""])[0])
     free = re.search(r"^MemAvailable: +(\d+) kB$", read(root / "proc/meminfo"), re.MULTILINE)
     return {
@@ -217,8 +217,8 @@ def main() -> None:
     """Answer the request; whatever a library prints on stdout goes to stderr."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    json.loads(sys.stdin.readline())
-    state = {"gpus": describe_gpus(), "conditions": conditions()}
+    request = json.loads(sys.stdin.readline())
+    state = {"gpus": describe_gpus(), "conditions": conditions(request["watch_s"])}
     answer.write(json.dumps(state) + "\n")
     answer.close()
 

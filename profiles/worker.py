@@ -3,7 +3,7 @@
 A script for profiles/jobs.py, so that neither torch nor mpo is in the measured process. Requests
 (models and inputs are names of the job's files; "session" is what records.SessionOptions holds):
     {"job": "solo", "models": [name], "inputs": [npz], "session": {...},
-     "seconds": 1, "floor": 50, "cap": 3}
+     "seconds": 1, "floor": 50, "warm_up": [0.2, 3]}
     with "sampled": true its peak is sampled as on systems that tell none
     {"job": "turns", "models": [a, b, ...], "inputs": [npz, npz, ...], ..., "seed": 0}
 "sessions" beside "session" gives each of the models in turn its own options; with "cpu_time" they
@@ -37,7 +37,6 @@ import onnxruntime
 
 WINDOW = 10  # calls per warm-up window
 STEADY = 0.05  # three windows whose medians lie this close are steady
-WARMUP_NS = 200_000_000
 SHORT_NS = 200_000  # calls in turn are timed together until they take this long
 CALLS = 16  # together at most
 LEVELS = {
@@ -167,16 +166,18 @@ def timed(
     return (clock() - start) / calls
 
 
-def warm_up(session: onnxruntime.InferenceSession, feeds: dict[str, Any], cap: float) -> bool:
-    """Run until three windows agree and 0.2 s are over; False when `cap` seconds are too few."""
+def warm_up(
+    session: onnxruntime.InferenceSession, feeds: dict[str, Any], least: float, most: float
+) -> bool:
+    """Run until three windows agree and `least` seconds are over; False when `most` are too few."""
     start, medians = time.perf_counter_ns(), []
     while True:
         medians.append(statistics.median(timed(session, feeds, 1) for _ in range(WINDOW)))
         spent, last = time.perf_counter_ns() - start, medians[-3:]
         steady = len(last) == 3 and max(last) <= (1 + STEADY) * min(last)
-        if steady and spent >= WARMUP_NS:
+        if steady and spent >= least * 1e9:
             return True
-        if spent >= cap * 1e9:
+        if spent >= most * 1e9:
             return steady
 
 
@@ -206,7 +207,7 @@ def solo(request: dict[str, Any]) -> dict[str, Any]:
     if request["seconds"] > 0:
         memory.rest()
         watch = watching(request)
-        steady = warm_up(session, feeds, request["cap"])
+        steady = warm_up(session, feeds, *request["warm_up"])
     if watch:
         watch.start()
     begin = time.perf_counter_ns()
@@ -239,7 +240,7 @@ def turns(request: dict[str, Any]) -> dict[str, Any]:
     rough = [min(timed(s, f, 1) for _ in range(5)) for s, f in zip(sessions, feeds)]
     watch = watching(request)
     warm = time.perf_counter_ns()
-    while time.perf_counter_ns() - warm < WARMUP_NS:
+    while time.perf_counter_ns() - warm < request["warm_up"][0] * 1e9:
         for session, feed in zip(sessions, feeds):
             timed(session, feed, 1)
     calls = [max(1, min(CALLS, math.ceil(SHORT_NS / one))) for one in rough]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ def _own_core() -> None:
 
 
 _own_core()
+# Traces and graphs are millions of objects that stay: by default they are looked through thousands
+# of times, a tenth of an export's time.
+gc.set_threshold(20_000, 50, 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

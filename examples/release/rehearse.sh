@@ -4,7 +4,7 @@
 #   rehearse.sh [FOLDER [options of mpo bench]]
 #
 # It runs as under GitHub Actions, whose files are in each situation's folder too. The models are
-# made here; the noise is real: a process that never rests for every core.
+# made here; the noise is real: a process that never rests for every core that it may use.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-rehearsal}
@@ -38,7 +38,7 @@ mpo bench "$old" --threads 1 --json "$out/here.json" -q "$@" || wrong=1
 python3 "$here/situations.py" moved "$out/here.json" "$out/elsewhere.json" || wrong=1
 situation elsewhere 6 "$out/retrained.onnx" "$out/elsewhere.json" "$@" || wrong=1
 
-cores=$(getconf _NPROCESSORS_ONLN)
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 while [ "$cores" -gt 0 ]; do
   (while :; do :; done) &
   hogs="$hogs $!" cores=$((cores - 1))

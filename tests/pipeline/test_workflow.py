@@ -1,4 +1,8 @@
-"""The CI snippets of docs/bench.md, run as they stand: a good change passes, a bad one fails."""
+"""The CI snippets of docs/bench.md, run as they stand: a good change passes, a bad one fails.
+
+The `mpo` that they find measures more briefly than they ask for: they are to work, and a model
+three times as slow is found so, too.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ import sys
 import textwrap
 from itertools import takewhile
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 from xml.etree import ElementTree as ET
 
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "bench.md"
+MPO = shutil.which("mpo") or str(Path(sys.executable).with_name("mpo"))
 
 
 def block(first: str) -> str:
@@ -62,7 +68,11 @@ def checkout(tiny: ModuleType, tmp_path: Path) -> Path:
 
 def run(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The script as a CI server's shell runs it."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    brief = folder.parent / "bin" / "mpo"
+    brief.parent.mkdir()
+    brief.write_text(f'#!/bin/sh\nexec {quote(MPO)} "$@" --seconds 0.05 --processes 3\n')
+    brief.chmod(0o755)
+    path = f"{brief.parent}{os.pathsep}{os.environ['PATH']}"
     plain = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")}
     return subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", script],

@@ -227,7 +227,7 @@ def test_the_state_is_read_from_the_system(tmp_path: Path) -> None:
             "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
         },
     )
-    state = probe_state.conditions(found)
+    state = probe_state.conditions(0.05, found)
     assert state["load_1min"] == 1.25
     assert state["busy_cores"] == state["stolen_cores"] == 0
     assert state["free_memory_bytes"] == 2_048_000
@@ -236,7 +236,7 @@ def test_the_state_is_read_from_the_system(tmp_path: Path) -> None:
 
 
 def test_where_the_system_tells_nothing_the_state_is_unknown(tmp_path: Path) -> None:
-    state = probe_state.conditions(tmp_path)
+    state = probe_state.conditions(0.05, tmp_path)
     assert state.pop("throttled") == []
     assert set(state.values()) == {None}
 
