@@ -492,6 +492,13 @@ def test_an_array_larger_than_its_file_is_refused(size: int) -> None:
         mpo_edge.read_arrays(raw, "x")
 
 
+@pytest.mark.parametrize("header", ["-" * 900 + "1", "(" * 900, "{}", "1"])
+def test_a_header_that_is_none_is_refused(header: str) -> None:
+    raw = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()
+    with pytest.raises(mpo_edge.EdgeError, match="plain arrays"):
+        mpo_edge.read_arrays(raw, "x")
+
+
 def test_an_empty_model_is_refused(tmp_path: Path) -> None:
     files = {**parts(), "model/model.onnx": Part(b"", "model")}
     with pytest.raises(RefusedError, match="not the files that it names"):

@@ -1,5 +1,5 @@
-"""The family sweep's last step: every pruned network of the zoo is exported, free in its batch, and
-in parity with torch at two batch sizes."""
+"""The family sweep's last step: every network of the zoo, half of its blocks gone, is exported, free
+in its batch, and in parity with torch at two batch sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_pruned_network_is_exported_in_parity(name: str, tmp_path: Path) -> 
     kind = ZOO[name]
     model, batch = kind.make(), kind.batch()
     removable = [block for block in find_blocks(model, batch) if block.removable]
-    smaller = remove_blocks(model, [block.name for block in removable[1::4]]).eval()
+    smaller = remove_blocks(model, [block.name for block in removable[::2]]).eval()
     two, five = take(batch, 2), take(batch, 5)
     path = tmp_path / "model.onnx"
     export = export_onnx(smaller, two.args, two.kwargs, path)

@@ -63,11 +63,12 @@ def shown(text: object) -> str:
 # bundle.sig if there is one; all stored, none with extra fields, comments or attributes; no byte
 # before, between or after them. What the form leaves open (names, sizes, checksums) stands in the
 # central directory and again in the local headers, which are compared byte by byte.
-MANIFEST, SIGNATURE, NPY = "bundle.json", "bundle.sig", b"\x93NUMPY"
+MANIFEST, SIGNATURE, NPY = "bundle.json", "bundle.sig", b"\x93NUMPY\1\0"
 LOCAL, CENTRAL, END = (struct.Struct(text) for text in ("<4s5H3L2H", "<4s6H3L5H2L", "<4s4H2LH"))
 VERSION, UTF8, STORED, TIME, DATE = 20, 0x800, 0, 0, 0x21  # 1980-01-01 00:00:00
 MEMBERS, NAME, DOCUMENT, CHUNK, LARGEST = 256, 120, 1 << 20, 1 << 20, (1 << 32) - 1
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}")
+HEADER = re.compile(rb"{'descr': '(\S+)', 'fortran_order': (\w+), 'shape': \(([\d, ]*)\), ?}\s*")
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 Member = namedtuple("Member", "name offset size crc")  # where a file's bytes begin, how many
 
@@ -339,9 +340,8 @@ def device() -> dict[str, Any]:
     """This device, as far as a manifest asks."""
     about: dict[str, Any] = {"arch": platform.machine(), "os": platform.system(), "gpu": gpu()}
     library = imported("onnxruntime")
-    told = (library.__version__, library.get_available_providers()) if library else ("0", [])
-    about.update(python=platform.python_version(), onnxruntime=told[0], providers=told[1])
-    return about
+    rt = (library.__version__, library.get_available_providers()) if library else ("0", [])
+    return {**about, "python": platform.python_version(), "onnxruntime": rt[0], "providers": rt[1]}
 
 
 def own_folder(kind: str, *more: str) -> str:
@@ -473,21 +473,21 @@ def read_arrays(raw: bytes, only: str = "", call: str = "") -> dict[str, Any]:
                 raise ValueError("compressed or damaged; write it with numpy.savez")
             found[name[: -len(".npy")]] = array_of(part) if name.startswith(call) else None
         return found
-    except (ValueError, LookupError, TypeError, SyntaxError, struct.error, MemoryError) as error:
+    except (ValueError, TypeError, struct.error, MemoryError) as error:
         raise EdgeError(USAGE, "No file of plain arrays: %s" % shown(error)) from error
 
 
 def array_of(raw: bytes) -> Any:
     """The array of an .npy file, none of objects; numpy.load takes 10 ms more on its first use."""
-    import ast, numpy  # noqa: E401, I001
+    import numpy
 
-    start = 10 if raw[len(NPY)] == 1 else 12
-    end = start + int.from_bytes(raw[8:start], "little")
-    if not raw.startswith(NPY) or end > min(len(raw), 10_000):
-        raise ValueError("an array without its header")
-    told = ast.literal_eval(raw[start:end].decode("ascii").strip())
-    array: Any = numpy.frombuffer(raw[end:], numpy.dtype(str(told["descr"])))
-    return array.reshape(told["shape"], order="CF"[told["fortran_order"]])
+    end = 10 + int.from_bytes(raw[8:10], "little")
+    told = HEADER.fullmatch(raw[10:end])
+    if not raw.startswith(NPY) or told is None:
+        raise ValueError("an array without a header that numpy.save writes")
+    array: Any = numpy.frombuffer(raw[end:], told[1].decode())
+    shape = [int(size) for size in told[3].split(b",") if size.strip()]
+    return array.reshape(shape, order="CF"[told[2] == b"True"])
 
 
 def packed(arrays: dict[str, Any]) -> list[bytes]:
@@ -805,7 +805,7 @@ def build_here(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
         raise EdgeError(PARTIAL, "an engine is built, but no GPU is here to prove it on")
     if not proved(bundle, Engine(told["backend"], bytes(raw)), calls_of(bundle, 1))["ok"]:
         raise EdgeError(PARTIAL, "the engine's first sample came out wrong")
-    store(asked.output, [raw])
+    store(asked.output, [bytes(raw)])
     return {}
 
 
@@ -856,10 +856,10 @@ def bench(bundle: Opened, asked: SimpleNamespace) -> dict[str, Any]:
         # A small shell between: the kernel hands a parent's peak memory to its child.
         shell = ("/bin/sh", "-c", '"$@"; exit $?', "mpo-edge")
         with child({**more, "kind": kind, "seconds": asked.seconds}, *shell) as process:
-            answer = process.communicate()[0]
+            answer = process.communicate()[0].decode("ascii", "replace")
         if process.returncode:
-            raise EdgeError(FAILED, "A measuring process ended with %d." % process.returncode)
-        rows[kind].append(json.loads(answer.decode()))
+            raise EdgeError(FAILED, "Measuring failed (%d): " % process.returncode + shown(answer))
+        rows[kind].append(json.loads(answer))
     mid = asked.processes // 2
     figures, floor = ({k: sorted(x[k] for x in own)[mid] for k in own[0]} for own in rows.values())
     for key in ("load_memory_bytes", "peak_memory_bytes"):
