@@ -1,5 +1,5 @@
-"""The family sweep's last step: every network of the zoo, half of its blocks gone, is exported, free
-in its batch, and in parity with torch at two batch sizes."""
+"""The family sweep's last step: every network of the zoo, half of its blocks gone, is exported,
+free in its batch, and in parity with torch at two batch sizes."""
 
 from __future__ import annotations
 
