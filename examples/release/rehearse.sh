@@ -38,7 +38,7 @@ mpo bench "$old" --threads 1 --json "$out/here.json" -q "$@" || wrong=1
 python3 "$here/situations.py" moved "$out/here.json" "$out/elsewhere.json" || wrong=1
 situation elsewhere 6 "$out/retrained.onnx" "$out/elsewhere.json" "$@" || wrong=1
 
-cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 while [ "$cores" -gt 0 ]; do
   (while :; do :; done) &
   hogs="$hogs $!" cores=$((cores - 1))

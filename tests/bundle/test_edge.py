@@ -492,11 +492,61 @@ def test_an_array_larger_than_its_file_is_refused(size: int) -> None:
         mpo_edge.read_arrays(raw, "x")
 
 
-@pytest.mark.parametrize("header", ["-" * 900 + "1", "(" * 900, "{}", "1"])
+KINDS = ["M8[s/0]", "f4,,", "(2f4,i4", "<U1", "|O", "<f3", "<f99"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["-" * 900 + "1", "(" * 900, "{}", "1"]
+    + [f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (1,), }}" for kind in KINDS],
+)
 def test_a_header_that_is_none_is_refused(header: str) -> None:
     raw = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()
     with pytest.raises(mpo_edge.EdgeError, match="plain arrays"):
         mpo_edge.read_arrays(raw, "x")
+
+
+def test_a_name_longer_than_any_is_refused_before_it_is_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = b"\xff" * 42000
+    entry = mpo_edge.CENTRAL.pack(
+        b"PK\1\2", 20, 20, 0, 0, 0, 0x21, 0, 0, 0, len(name), 0, 0, 0, 0, 0, 0
+    )
+    entry += name
+    tail = mpo_edge.end_record(256, len(entry), 10**5)
+    (tmp_path / "b.mpo").write_bytes(b"x" * 10**5 + entry + tail)
+    assert answer(capsys, "verify", tmp_path / "b.mpo")[0] == 8
+
+
+@pytest.mark.parametrize("field", [1, 3])
+def test_a_place_without_a_name_is_refused(field: int) -> None:
+    entry = b"\x0a\x08location" + bytes([field << 3 | 2, 1]) + b"x"
+    tensor = b"\x6a" + bytes([len(entry)]) + entry
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    with pytest.raises(mpo_edge.EdgeError, match="reads weights"):
+        mpo_edge.check_weights(b"\x3a" + bytes([len(graph)]) + graph, {b"w"})
+
+
+def test_a_library_beside_the_program_is_not_taken_for_one_that_is_installed(
+    small: Path, tmp_path: Path
+) -> None:
+    shutil.copy(PROGRAM, tmp_path / "mpo_edge.py")
+    (tmp_path / "onnxruntime.py").write_text("raise SystemExit(3)")
+    assert called("-I", tmp_path / "mpo_edge.py", "info", small)[1]["device"]["providers"]
+
+
+def test_outputs_that_no_file_can_hold_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Object arrays"):
+        mpo_edge.packed({"x": np.array([{}], dtype=object)})
+
+
+def test_without_a_home_no_folder_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MPO_EDGE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(mpo_edge.EdgeError, match="no home"):
+        mpo_edge.own_folder("cache")
 
 
 def test_an_empty_model_is_refused(tmp_path: Path) -> None:
