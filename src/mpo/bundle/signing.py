@@ -98,7 +98,7 @@ def check(bundle: OpenBundle, policy: Policy) -> Checked:
             )
         return "none"
     if policy.key is not None:
-        _by_key(bundle, signature, policy.key, policy)
+        _by_key(bundle, policy.key, policy)
     elif policy.identity:
         _keyless(bundle, signature, policy)
     elif policy.required:
@@ -109,21 +109,16 @@ def check(bundle: OpenBundle, policy: Policy) -> Checked:
     return "valid" if policy.checks else "not checked"
 
 
-def _by_key(bundle: OpenBundle, signature: bytes, key: Path, policy: Policy) -> None:
+def _by_key(bundle: OpenBundle, key: Path, policy: Policy) -> None:
     pem = _read(key)
     try:
         mpo_signature.read_key(pem)
     except mpo_signature.SignatureError as error:
         raise UsageError(f"{key}: {error}.", hint=KEYS) from error
-    manifest = bundle.manifest
-    files = {name: file.sha256 for name, file in manifest.files.items()}
     state = policy.state or mpo_signature.default_state()
     try:
-        mpo_signature.check(signature, pem, {mpo_edge.MANIFEST: bundle.digest, **files})
         with writable(state):
-            mpo_signature.raise_version(
-                state, pem, manifest.name, manifest.bundle_version, policy.allow_downgrade
-            )
+            mpo_signature.vouched(bundle.raw, pem, state, policy.allow_downgrade)
     except mpo_signature.SignatureError as error:
         raise RefusedError(
             f"The signature does not hold: {error}.",
